@@ -1,0 +1,52 @@
+# Each target sets up what it needs. `make` lists them.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+# Stages run `python`; nothing phones home.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export DO_NOT_TRACK := 1
+export DVC_NO_ANALYTICS := 1
+export GX_ANALYTICS_ENABLED := false
+export MLFLOW_DISABLE_TELEMETRY := true
+MLFLOW_TRACKING_URI ?= sqlite:///$(CURDIR)/mlruns/mlflow.db
+PORT ?= 5000
+
+.PHONY: help setup setup-dev repro test lint format ui lock clean-cache
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+setup: .venv/requirements.txt  ## create .venv and install what is pinned in requirements.txt
+
+setup-dev: .venv/requirements-dev.txt
+
+.venv/%.txt: %.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else f"Python {sys.version.split()[0]} found. Expected: 3.11 to 3.13. Remedy: make PYTHON=python3.11 $(MAKECMDGOALS)")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "Installing $< into .venv; the first time takes a minute or two."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
+	@cp $< $@
+
+repro: setup  ## run the pipeline: dvc repro
+	@dvc repro
+	@python -m pneumonia status
+
+test: setup-dev lint  ## lint, types and tests
+	@python -m pytest
+
+lint: setup-dev
+	@ruff check && ruff format --check && basedpyright
+
+format: setup-dev
+	@ruff check --fix && ruff format
+
+ui: setup  ## open the MLflow UI on this project's runs
+	@echo "http://127.0.0.1:$(PORT) shows the runs; stop with Ctrl+C."
+	@mlflow server --backend-store-uri $(MLFLOW_TRACKING_URI) --host 127.0.0.1 --port $(PORT)
+
+lock:  ## pin what pyproject.toml names, with hashes; needs uv
+	uv pip compile pyproject.toml -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header -o requirements.txt
+	uv pip compile pyproject.toml -q --group dev --constraint requirements.txt --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header -o requirements-dev.txt
+
+clean-cache:  ## delete cached activations and unfinished trainings
+	@rm -rf .cache

@@ -1,0 +1,83 @@
+"""The table of backbones: one row each. Reading it does not import TensorFlow."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING
+
+from pneumonia.errors import InputError
+from pneumonia.params import ModelParams
+
+if TYPE_CHECKING:
+    import keras
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """What has to be known of a backbone.
+
+    Attributes:
+        builder: "module:function" with the signature of keras.applications.
+        image_size: side of the input in pixels for which its published weights were trained.
+        scale: factor and offset that bring grey values 0 to 255 into the range those weights expect.
+        from_layer: layer from which fine-tuning trains unless told otherwise.
+        needs_download: whether its ImageNet weights are fetched on first use.
+    """
+
+    builder: str
+    image_size: int
+    scale: tuple[float, float]
+    from_layer: int | str
+    needs_download: bool = True
+
+
+BACKBONES = {
+    "efficientnet_lite0": Backbone(
+        "pneumonia.efficientnet_lite:EfficientNetLite0", 224, (1 / 128, -127 / 128), "block7a_expand_conv", False
+    ),
+    "inception_v3": Backbone("keras.applications:InceptionV3", 299, (1 / 127.5, -1.0), 250),
+    "tiny": Backbone("pneumonia.tiny:Tiny", 32, (1 / 127.5, -1.0), "conv3", False),  # for tests
+}
+
+
+def find_backbone(name: str) -> Backbone:
+    """Return a row of the table.
+
+    Raises:
+        InputError: there is no such row.
+    """
+    if name not in BACKBONES:
+        raise InputError(f"There is no backbone {name!r}.", expected=", ".join(BACKBONES), remedy="set model.backbone")
+    return BACKBONES[name]
+
+
+def find_image_size(params: ModelParams) -> int:
+    """Return the side of the model's input in pixels."""
+    size = find_backbone(params.backbone).image_size
+    return size if params.image_size == "auto" else params.image_size
+
+
+def build_backbone(params: ModelParams) -> "keras.Model":
+    """Build a backbone without its top, with the weights asked for.
+
+    Raises:
+        InputError: the weights cannot be downloaded, do not exist or belong to another network.
+    """
+    backbone, size, name = find_backbone(params.backbone), find_image_size(params), params.backbone
+    offline = [row for row, b in BACKBONES.items() if not b.needs_download and row != "tiny"]
+    remedy = f"set model.weights to a file or none, or model.backbone to {', '.join(offline)}, which needs no download"
+    named = params.weights if params.weights == "imagenet" else None
+    try:
+        model = resolve_name(backbone.builder)(include_top=False, weights=named, input_shape=(size, size, 3), name=name)
+    except Exception as error:  # Keras wraps every failing download in a bare Exception
+        if isinstance(error, InputError) or named is None:
+            raise
+        what = f"The ImageNet weights of {name} could not be downloaded: {error}."
+        raise InputError(what, expected="a network, or the file in Keras' cache", remedy=remedy) from error
+    if params.weights not in ("imagenet", "none"):
+        try:
+            model.load_weights(Path(params.weights))
+        except (OSError, ValueError) as error:
+            what = f"model.weights={params.weights} does not fit {name}: {error}."
+            raise InputError(what, expected="a .weights.h5 file of this backbone", remedy=remedy) from error
+    return model

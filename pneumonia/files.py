@@ -1,0 +1,41 @@
+"""Write files whole or not at all, and name them by their content."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a path beside `path` to write to; only when the block succeeds does it take the place of `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The end of the name stays: writers such as Keras and matplotlib choose the format by it.
+    beside = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    try:
+        yield beside
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def sha256_bytes(content: bytes) -> str:
+    """Return the SHA-256 of `content` as 64 hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Return the SHA-256 of a file's content as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def project_home() -> Path:
+    """Return the folder that holds `mlruns/` and `.cache/`.
+
+    An experiment that DVC runs from its queue lives in a throw-away copy below .dvc/tmp/exps; what it sends to MLflow
+    and what it computes once belong to the project it was queued in.
+    """
+    here = Path.cwd()
+    return next((p.parent for p in here.parents if p.name == ".dvc" and "exps" in here.relative_to(p).parts), here)

@@ -1,0 +1,163 @@
+"""Backbone and head, what of them is frozen, and where the frozen part can be cut off."""
+
+import json
+import shutil
+import zipfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import keras
+from keras import layers
+
+from pneumonia.backbones import build_backbone, find_backbone, find_image_size
+from pneumonia.errors import InputError
+from pneumonia.files import replacing
+from pneumonia.params import ModelParams
+
+
+def build_model(params: ModelParams) -> keras.Model:
+    """Build the classifier: raw grey values in, one logit out; its backbone is frozen.
+
+    The model takes float32 or uint8 (n, side, side, 1), 0 to 255; scaling and the grey-to-RGB step lie inside it, and
+    the backbone always runs in inference mode, so that BatchNorm statistics never move.
+    """
+    size = find_image_size(params)
+    backbone = build_backbone(params)
+    scale, offset = find_backbone(params.backbone).scale
+    inputs = layers.Input((size, size, 1), name="film")
+    x = layers.Concatenate(name="rgb")([inputs, inputs, inputs])
+    x = layers.Rescaling(scale, offset, name="scale")(x)
+    x = backbone(x, training=False)
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    x = layers.Dropout(params.dropout, name="dropout")(x)
+    model = keras.Model(inputs, layers.Dense(1, name="logit")(x), name=f"{params.backbone}_classifier")
+    freeze_below(model, None)
+    return model
+
+
+def get_backbone(model: keras.Model) -> keras.Model:
+    """Return the backbone inside a classifier."""
+    return next(layer for layer in model.layers if isinstance(layer, keras.Model))
+
+
+def find_layer(backbone: keras.Model, name: int | str) -> int:
+    """Return the index of a backbone's layer; `auto` is the default of the backbone's row.
+
+    Raises:
+        InputError: there is no such layer.
+    """
+    wanted = find_backbone(backbone.name).from_layer if name == "auto" else name
+    names = [layer.name for layer in backbone.layers]
+    if isinstance(wanted, str) and wanted in names:
+        return names.index(wanted)
+    if isinstance(wanted, int) and wanted < len(names):
+        return wanted
+    raise InputError(
+        f"finetune.from_layer is {wanted!r}, which {backbone.name} does not have.",
+        expected=f"an index below {len(names)}, auto, or a layer's name such as {names[-1]}",
+        remedy="set finetune.from_layer",
+    )
+
+
+def freeze_below(model: keras.Model, from_layer: int | None) -> None:
+    """Make backbone layers from `from_layer` on trainable and freeze those before; None freezes all."""
+    for index, layer in enumerate(get_backbone(model).layers):
+        layer.trainable = from_layer is not None and index >= from_layer
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A classifier in two parts that share its layers: `tail(prefix(x))` is `model(x)`.
+
+    Attributes:
+        prefix: the frozen part, None when nothing is frozen.
+        tail: the rest; training it trains the classifier.
+    """
+
+    prefix: keras.Model | None
+    tail: keras.Model
+
+
+def cut_model(model: keras.Model, from_layer: int | None) -> Cut:
+    """Cut a classifier at the last tensor on which all that is trainable depends.
+
+    Args:
+        model: what `build_model` returned.
+        from_layer: first trainable layer of its backbone; None when only the head is trained.
+    """
+    backbone = get_backbone(model)
+    if from_layer is None:
+        pooled = model.get_layer("pool").output
+        return Cut(keras.Model(model.input, pooled, name="prefix"), keras.Model(pooled, model.output, name="tail"))
+    cut = find_cut(backbone, from_layer)
+    if cut == 0:
+        return Cut(None, model)
+    tensor = backbone.layers[cut].output
+    below = keras.Model(backbone.input, tensor, name="backbone_prefix")
+    above = keras.Model(tensor, backbone.output, name="backbone_tail")
+    inputs = x = layers.Input(tensor.shape[1:], name="activations")
+    x = above(x, training=False)
+    for name in ("pool", "dropout", "logit"):
+        x = model.get_layer(name)(x)
+    prefix = keras.Model(model.input, below(model.get_layer("scale").output, training=False), name="prefix")
+    return Cut(prefix, keras.Model(inputs, x, name="tail"))
+
+
+def find_cut(backbone: keras.Model, from_layer: int) -> int:
+    """Return the index of the last layer before `from_layer` whose output is all that later layers need.
+
+    Layers of a functional model stand in topological order, so it is the last one after which a single tensor
+    still has consumers to come; 0, the input, when there is no other.
+    """
+    waiting = Counter(id(tensor) for layer in backbone.layers for tensor in _inputs(layer))
+    waiting[id(backbone.output)] += 1
+    cut, pending = 0, set[int]()
+    for index, layer in enumerate(backbone.layers[:from_layer]):
+        waiting.subtract(id(tensor) for tensor in _inputs(layer))
+        pending = {tensor for tensor in pending | {id(layer.output)} if waiting[tensor]}
+        if pending == {id(layer.output)}:
+            cut = index
+    return cut
+
+
+def _inputs(layer: keras.Layer) -> list[keras.KerasTensor]:
+    if isinstance(layer, layers.InputLayer):
+        return []
+    return layer.input if isinstance(layer.input, list) else [layer.input]
+
+
+def save_model(model: keras.Model, path: Path) -> None:
+    """Save a model as .keras without the date of saving: the same model gives the same bytes."""
+    with replacing(path) as beside:
+        model.save(beside)
+        dated = beside.with_suffix(".dated")
+        shutil.move(beside, dated)
+        try:
+            _strip_dates(dated, beside)
+        finally:
+            dated.unlink()
+
+
+def _strip_dates(dated: Path, undated: Path) -> None:
+    with zipfile.ZipFile(dated) as source, zipfile.ZipFile(undated, "w") as target:
+        for name in sorted(source.namelist()):
+            content = source.read(name)
+            if name == "metadata.json":
+                content = json.dumps({"keras_version": json.loads(content)["keras_version"]}).encode()
+            target.writestr(zipfile.ZipInfo(name), content)  # ZipInfo's own date is 1980-01-01
+
+
+def load_model(path: Path) -> keras.Model:
+    """Load a model that `save_model` wrote, without its compilation.
+
+    Raises:
+        InputError: the file is damaged or no Keras model.
+    """
+    try:
+        return cast(keras.Model, keras.saving.load_model(path, compile=False, safe_mode=True))
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"{path} cannot be loaded: {error}.", expected="a .keras file of this project", remedy="dvc repro"
+        ) from error

@@ -1,0 +1,182 @@
+"""Schema of params.yaml: every section frozen, every number bounded, nothing defaulted, nothing unknown accepted."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pneumonia.errors import InputError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Epochs = Annotated[int, Field(ge=1, le=1000)]
+BatchSize = Annotated[int, Field(ge=1, le=4096)]
+LearningRate = Annotated[float, Field(gt=0, le=1)]
+Patience = Annotated[int, Field(ge=1)] | None
+Monitor = Literal["val_loss", "val_auc", "val_f1", "val_accuracy"]
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class DataParams(Section):
+    """Where raw films come from."""
+
+    source: Literal["phantom", "kaggle", "mendeley", "folder"]
+    path: Path
+    images: Annotated[int, Field(ge=48, le=20_000)]
+    seed: Seed
+
+    @property
+    def notice(self) -> str:
+        """What every figure, run and model made from synthetic films has to say; empty for real films."""
+        return "Synthetic phantom films: no clinical meaning." if self.source == "phantom" else ""
+
+
+class ValidateParams(Section):
+    """What a folder of films must look like."""
+
+    max_refused_share: Share
+    min_side: Annotated[int, Field(ge=1)]
+    max_aspect: Annotated[float, Field(ge=1)]
+    min_contrast: Annotated[float, Field(ge=0, le=127.5)]
+    min_class_share: Annotated[float, Field(ge=0, le=0.5)]
+
+
+class MergeParams(Section):
+    """How the owner's folders become one table."""
+
+    drop_duplicates: bool
+
+
+class SplitRatios(Section):
+    """Shares of train, val and test; they sum to one."""
+
+    train: Share
+    val: Share
+    test: Share
+
+    @model_validator(mode="after")
+    def _sum_to_one(self) -> Self:
+        if abs(self.train + self.val + self.test - 1) > 1e-9 or min(self.train, self.val, self.test) == 0:
+            raise ValueError("must be above 0 each and sum to 1")
+        return self
+
+
+class SplitParams(Section):
+    """Who goes to train, val and test."""
+
+    strategy: Literal["patient", "stratified", "original"]
+    ratios: SplitRatios
+    seed: Seed
+
+
+class AugmentParams(Section):
+    """How the training split is balanced."""
+
+    balance: Literal["augment", "undersample", "class_weight", "none"]
+    rotation_degrees: Annotated[float, Field(ge=0, le=180)]
+    horizontal_flip: bool
+    brightness: tuple[Annotated[float, Field(gt=0, le=2)], Annotated[float, Field(gt=0, le=2)]]
+    shift: Share
+    seed: Seed
+
+
+class ModelParams(Section):
+    """Backbone and head."""
+
+    backbone: str
+    weights: str
+    image_size: Annotated[int, Field(ge=32, le=1024)] | Literal["auto"]
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+
+
+class FitParams(Section):
+    """What both training phases have in common."""
+
+    epochs: Epochs
+    batch_size: BatchSize
+    learning_rate: LearningRate
+    monitor: Monitor
+    patience: Patience
+    seed: Seed
+
+
+class TrainParams(FitParams):
+    """Training of the head on the frozen backbone."""
+
+
+class FinetuneParams(FitParams):
+    """Training of the layers from `from_layer` on, with the head."""
+
+    from_layer: Annotated[int, Field(ge=0)] | str
+
+
+class EvaluateParams(Section):
+    """How probabilities become decisions."""
+
+    threshold: Annotated[float, Field(gt=0, lt=1)]
+
+
+class RegisterParams(Section):
+    """What a model must reach to be promoted."""
+
+    min_roc_auc: Share
+    min_sensitivity: Share
+    min_specificity: Share
+    margin: Share
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    recipe: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
+    data: DataParams
+    validate_: Annotated[ValidateParams, Field(alias="validate")]
+    merge: MergeParams
+    split: SplitParams
+    augment: AugmentParams
+    model: ModelParams
+    train: TrainParams
+    finetune: FinetuneParams
+    evaluate: EvaluateParams
+    register_: Annotated[RegisterParams, Field(alias="register")]
+
+    def flat(self) -> dict[str, Any]:
+        """Return all values under dotted names, as `dvc params` and MLflow show them."""
+        return dict(_flatten(self.model_dump(mode="json", by_alias=True)))
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    leaves: list[tuple[str, Any]] = []
+    for key, value in tree.items():
+        leaves += _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
+    return leaves
+
+
+def load_params(path: Path = Path("params.yaml")) -> Params:
+    """Read and check params.yaml.
+
+    Raises:
+        InputError: the file is missing, is no YAML, or holds an unknown, missing or out-of-range value.
+    """
+    remedy = f"correct {path}; every key and its range is commented there, and docs/parameters.md lists them"
+    try:
+        return Params.model_validate(yaml.safe_load(path.read_text()))
+    except FileNotFoundError:
+        raise InputError(
+            f"{path} does not exist.", expected="a parameter file", remedy="git restore params.yaml"
+        ) from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not YAML: {error}", expected="one mapping per stage", remedy=remedy) from None
+    except ValidationError as error:
+        problems = [(".".join(map(str, e["loc"])) or "(all)", e["msg"], e["input"]) for e in error.errors()]
+        what = "; ".join(f"{name} is {value!r}" for name, _, value in problems)
+        expected = "; ".join(f"{name}: {message}" for name, message, _ in problems)
+        raise InputError(
+            f"{path} has {len(problems)} unusable value(s): {what}.", expected=expected, remedy=remedy
+        ) from None

@@ -1,0 +1,93 @@
+"""A tiny copy of the project, with its own git, DVC and MLflow stores."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+REAL_FILMS = ROOT.parent / "shared" / "data" / "chest_xray"
+TINY = {
+    "data": {"images": 60},
+    "model": {"backbone": "tiny", "weights": "none", "image_size": 32},
+    "train": {"epochs": 2, "learning_rate": 1e-2},
+    "finetune": {"epochs": 2},
+    # Noise decides what a tiny model reaches.
+    "register": {"min_roc_auc": 0.0, "min_sensitivity": 0.0, "min_specificity": 0.0},
+}
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def set_params(project: Path, changes: dict[str, Any]) -> None:
+    """Change values of a project's params.yaml, section by section."""
+    path = project / "params.yaml"
+    params = yaml.safe_load(path.read_text())
+    for section, values in changes.items():
+        params[section] = params[section] | values if isinstance(values, dict) else values
+    path.write_text(yaml.safe_dump(params, sort_keys=False))
+
+
+def copy_project(target: Path) -> Path:
+    """Copy what git would: code, pipeline and parameters, with tiny ones set."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).is_file() and not name.startswith(("tests/", "docs/", "requirements")) and name != "dvc.lock":
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target / name)
+    set_params(target, TINY)
+    for command in ("init -q", "add -A", "-c user.name=t -c user.email=t@t commit -qm tiny"):
+        subprocess.run(["git", *command.split()], cwd=target, check=True)
+    return target
+
+
+def clean_environment() -> dict[str, str]:
+    """Return the environment without what would lead a test to other stores."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "DVC_", "GIT_"))}
+    return kept | {"PATH": f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def run(*command: str, cwd: Path, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in a project as a user would."""
+    done = subprocess.run(command, cwd=cwd, env=clean_environment() | environment, capture_output=True, text=True)
+    if check and done.returncode:
+        raise AssertionError(f"{' '.join(command)} failed:\n{done.stdout}\n{done.stderr}")
+    return done
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """Return a tiny project in which nothing has run yet."""
+    return copy_project(tmp_path / "project")
+
+
+@pytest.fixture(scope="session")
+def _finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    finished = copy_project(tmp_path_factory.mktemp("finished") / "project")
+    run("dvc", "repro", cwd=finished)
+    return finished
+
+
+@pytest.fixture
+def finished(_finished: Path, tmp_path: Path) -> Path:
+    """Return a copy of a tiny project whose pipeline has run."""
+    return Path(shutil.copytree(_finished, tmp_path / "finished", symlinks=True))
+
+
+@pytest.fixture
+def real_films() -> Path:
+    """Return the folder of the real films, which are no part of the repository."""
+    if not REAL_FILMS.exists():
+        pytest.skip(f"the real films are not at {REAL_FILMS}")
+    return REAL_FILMS
