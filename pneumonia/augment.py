@@ -18,8 +18,7 @@ from pneumonia.errors import InputError
 from pneumonia.files import replacing
 from pneumonia.images import Pixels, read_film
 from pneumonia.params import AugmentParams
-from pneumonia.records import CLASSES
-from pneumonia.splits import SPLITS
+from pneumonia.records import CLASSES, SPLITS
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Backbone and head, what of them is frozen, and where the frozen part can be cut off."""
 
 import json
+import re
 import shutil
 import zipfile
 from collections import Counter
@@ -129,24 +130,32 @@ def _inputs(layer: keras.Layer) -> list[keras.KerasTensor]:
 
 
 def save_model(model: keras.Model, path: Path) -> None:
-    """Save a model as .keras without the date of saving: the same model gives the same bytes."""
+    """Save a model as .keras such that the same model gives the same bytes."""
     with replacing(path) as beside:
         model.save(beside)
-        dated = beside.with_suffix(".dated")
-        shutil.move(beside, dated)
+        raw = beside.with_suffix(".raw")
+        shutil.move(beside, raw)
         try:
-            _strip_dates(dated, beside)
+            _normalise(raw, beside)
         finally:
-            dated.unlink()
+            raw.unlink()
 
 
-def _strip_dates(dated: Path, undated: Path) -> None:
-    with zipfile.ZipFile(dated) as source, zipfile.ZipFile(undated, "w") as target:
+def _normalise(raw: Path, normal: Path) -> None:
+    """Copy a .keras archive without the date of saving and the memory addresses that Keras writes into it."""
+    with zipfile.ZipFile(raw) as source, zipfile.ZipFile(normal, "w") as target:
         for name in sorted(source.namelist()):
             content = source.read(name)
             if name == "metadata.json":
                 content = json.dumps({"keras_version": json.loads(content)["keras_version"]}).encode()
+            if name == "config.json":
+                content = _renumber_objects(content)
             target.writestr(zipfile.ZipInfo(name), content)  # ZipInfo's own date is 1980-01-01
+
+
+def _renumber_objects(config: bytes) -> bytes:
+    seen: dict[bytes, int] = {}
+    return re.sub(rb'(?<="shared_object_id": )\d+', lambda m: b"%d" % seen.setdefault(m[0], len(seen)), config)
 
 
 def load_model(path: Path) -> keras.Model:

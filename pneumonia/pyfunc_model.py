@@ -15,8 +15,8 @@ class PneumoniaClassifier(PythonModel):
         """Load the Keras model that lies beside this code."""
         self.model = keras.saving.load_model(context.artifacts["model"], compile=False, safe_mode=True)
 
-    # MLflow would take type hints of predict for a schema; the signature that is logged says more.
-    def predict(self, context, model_input, params=None):  # pyright: ignore[reportIncompatibleMethodOverride]
+    # MLflow warns without a type hint and infers a schema from most; an array keeps the signature that is logged.
+    def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> Any:
         """Return probabilities (n,) for grey values 0 to 255, uint8 (n, side, side)."""
         logits = cast(Any, self.model).predict(np.asarray(model_input)[..., None], verbose=0)[:, 0]
         return 1 / (1 + np.exp(-logits.astype(np.float64)))

@@ -14,6 +14,7 @@ from pneumonia.files import replacing, sha256_bytes
 from pneumonia.images import ImageRefusedError, describe_film
 
 CLASSES = ("NORMAL", "PNEUMONIA")  # index is the label's number
+SPLITS = ("train", "val", "test")
 DTYPES = {
     "path": "str",  # below the raw folder, with /
     "label": "str",
@@ -53,9 +54,8 @@ def scan_films(raw: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         rows = list(tqdm(pool.map(_scan, files), total=len(files), desc="films", unit=" films", disable=None))
     table = pd.DataFrame(rows, columns=[*DTYPES, "reason"]).assign(path=[p.relative_to(raw).as_posix() for p in files])
     refused = table["reason"].notna()
-    return table.loc[~refused, list(DTYPES)].astype(DTYPES), table.loc[refused, list(REFUSED_DTYPES)].astype(
-        REFUSED_DTYPES
-    )
+    films, rejected = table.loc[~refused, list(DTYPES)], table.loc[refused, list(REFUSED_DTYPES)]
+    return films.astype(DTYPES), rejected.astype(REFUSED_DTYPES)
 
 
 def _scan(file: Path) -> dict[str, Any]:

@@ -13,9 +13,7 @@ from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
 from pneumonia.errors import InputError
 from pneumonia.params import SplitParams
-from pneumonia.records import CLASSES
-
-SPLITS = ("train", "val", "test")
+from pneumonia.records import CLASSES, SPLITS
 
 
 def assign_splits(records: pd.DataFrame, params: SplitParams) -> pd.DataFrame:

@@ -7,17 +7,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlflow
 import pandas as pd
 from mlflow.data.numpy_dataset import from_numpy
 from mlflow.entities import Run
 
-from pneumonia.augment import Dataset, read_dataset
 from pneumonia.files import project_home, sha256_file
 from pneumonia.params import Params
-from pneumonia.splits import SPLITS
+from pneumonia.records import SPLITS
+
+if TYPE_CHECKING:
+    from pneumonia.augment import Dataset
 
 EXPERIMENT = "pneumonia"
 LIBRARIES = ("dvc", "keras", "mlflow", "numpy", "pandas", "PIL", "scipy", "sklearn", "tensorflow")
@@ -37,7 +39,7 @@ def connect() -> str:
 
 
 @contextmanager
-def phase_run(phase: Phase, params: Params, dataset: Dataset, dataset_path: Path, state: Path) -> Iterator[Run]:
+def phase_run(phase: Phase, params: Params, dataset: "Dataset", dataset_path: Path, state: Path) -> Iterator[Run]:
     """Open the run of a training phase, the same one again when the phase goes on after it was killed.
 
     Args:
@@ -66,7 +68,7 @@ def phase_run(phase: Phase, params: Params, dataset: Dataset, dataset_path: Path
 
 @contextmanager
 def _new_run(
-    phase: Phase, params: Params, dataset: Dataset, dataset_path: Path, experiment: str, **options: Any
+    phase: Phase, params: Params, dataset: "Dataset", dataset_path: Path, experiment: str, **options: Any
 ) -> Iterator[Run]:
     experiment_name = os.environ.get("DVC_EXP_NAME")
     tags = {"phase": phase, "dataset_sha256": sha256_file(dataset_path), **describe_code()}
@@ -87,8 +89,13 @@ def _new_run(
 
 def describe_code() -> dict[str, str]:
     """Return git commit, whether tracked files differ from it, and library versions, as tags."""
-    git = {"git_commit": _git("rev-parse", "HEAD"), "git_dirty": str(bool(_git("status", "--porcelain", "-uno")))}
+    git = {"git_commit": find_commit(), "git_dirty": str(bool(_git("status", "--porcelain", "-uno")))}
     return git | {f"version.{library}": version(name) for library, name in _distributions()}
+
+
+def find_commit() -> str:
+    """Return the commit that is checked out, `none` outside git."""
+    return _git("rev-parse", "HEAD")
 
 
 def _distributions() -> list[tuple[str, str]]:
@@ -128,6 +135,8 @@ def ensure_run(phase: Phase, params: Params, dataset: Path, model: Path, history
     """Return the run that made `model`; when DVC restored it instead of training it here, record one from its files."""
     if run := find_run(phase, model):
         return run
+    from pneumonia.augment import read_dataset  # SciPy takes half a second to import, and this is rare
+
     with _new_run(phase, params, read_dataset(dataset), dataset, connect()) as run:
         mlflow.set_tag("restored", "True")
         for row in pd.read_csv(history).to_dict("records"):

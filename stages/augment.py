@@ -18,12 +18,11 @@ def augment(
 ) -> None:  # fmt: skip
     """Write the dataset, a grid of films and a grid of altered films."""
     dataset = build_dataset(read_records(records), raw, find_image_size(model), params)
-    originals = dataset.train.take(np.flatnonzero(~dataset.train.augmented)[:8])
-    captions = [
-        f"{CLASSES[label]}\n{Path(path).name}" for label, path in zip(originals.labels, originals.paths, strict=True)
-    ]
-    draw_films(samples, originals.images, captions, "Training films", 4, data.notice)
-    pairs = np.concatenate([originals.images[:5], alter(originals.images[:5], params)])
+    train = dataset.train
+    shown = train.take(np.concatenate([np.flatnonzero((train.labels == c) & ~train.augmented)[:4] for c in (0, 1)]))
+    captions = [f"{CLASSES[c]}\n{Path(path).name}" for c, path in zip(shown.labels, shown.paths, strict=True)]
+    draw_films(samples, shown.images, captions, "Training films", 4, data.notice)
+    pairs = np.concatenate([shown.images[:5], alter(shown.images[:5], params)])
     draw_films(augmented, pairs, ["as it is"] * 5 + ["altered"] * 5, "What augmentation does", 5, data.notice)
     write_dataset(dataset, out)
 

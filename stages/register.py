@@ -11,7 +11,7 @@ from pneumonia.params import Params
 from pneumonia.records import read_records
 from pneumonia.registry import MODEL_NAME, consider, register_model
 from pneumonia.stage import run_stage
-from pneumonia.tracking import describe_code, ensure_run, link_initial_run, record_evaluation
+from pneumonia.tracking import ensure_run, find_commit, link_initial_run, record_evaluation
 
 
 def register(
@@ -28,7 +28,7 @@ def register(
     for name, run in runs.items():
         record_evaluation(run, measured[name], figures)
     tags = {f"test_{name}": str(value) for name, value in measured["finetuned"].items()} | {
-        "git_commit": describe_code()["git_commit"],
+        "git_commit": find_commit(),
         "recipe": params.recipe,
         "data_source": params.data.source,
         "split": params.split.strategy,

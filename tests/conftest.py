@@ -72,17 +72,35 @@ def project(tmp_path: Path) -> Path:
     return copy_project(tmp_path / "project")
 
 
+# Every Python process of the pipeline tells which other machines it asks for.
+LISTENER = """
+import sys
+from pathlib import Path
+
+def note(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo"):
+        with Path({log!r}).open("a") as file:
+            print(sys.argv, event, arguments[-1] if event == "socket.connect" else arguments[0], file=file)
+
+Path({log!r}).touch()
+sys.addaudithook(note)
+"""
+
+
 @pytest.fixture(scope="session")
-def _finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    finished = copy_project(tmp_path_factory.mktemp("finished") / "project")
-    run("dvc", "repro", cwd=finished)
-    return finished
+def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a tiny project whose pipeline has run, to look at; connections.log beside it lists connections."""
+    folder = tmp_path_factory.mktemp("once")
+    (folder / "sitecustomize.py").write_text(LISTENER.format(log=str(folder / "connections.log")))
+    project = copy_project(folder / "project")
+    run("dvc", "repro", cwd=project, PYTHONPATH=str(folder))
+    return project
 
 
 @pytest.fixture
-def finished(_finished: Path, tmp_path: Path) -> Path:
-    """Return a copy of a tiny project whose pipeline has run."""
-    return Path(shutil.copytree(_finished, tmp_path / "finished", symlinks=True))
+def finished(once: Path, tmp_path: Path) -> Path:
+    """Return a copy of a tiny project whose pipeline has run, to change."""
+    return Path(shutil.copytree(once, tmp_path / "finished", symlinks=True))
 
 
 @pytest.fixture
