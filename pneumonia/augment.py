@@ -1,12 +1,11 @@
 """Decode every film once, balance the training split, and keep all splits in one pickle."""
 
-import io
 import os
 import pickle
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -127,48 +126,44 @@ def _alter(image: Pixels, rng: np.random.Generator, params: AugmentParams) -> Pi
 
 
 def write_dataset(dataset: Dataset, path: Path) -> None:
-    """Pickle a dataset as plain types and arrays."""
+    """Pickle a dataset as plain types: of each array its dtype, shape and bytes."""
+    splits = {name: {key: _take_apart(a) for key, a in vars(getattr(dataset, name)).items()} for name in SPLITS}
     with replacing(path) as beside, beside.open("wb") as file:
-        pickle.dump(asdict(dataset), file, protocol=5)
+        pickle.dump(splits | {"class_weight": dataset.class_weight}, file, protocol=5)
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Accept arrays and plain types: a pickle from a cache or a remote must not be able to run code."""
+class _PlainUnpickler(pickle.Unpickler):
+    """Accept plain types only: a pickle from a cache or a remote must not be able to run code.
 
-    _ALLOWED: ClassVar = {
-        ("numpy", "ndarray"),
-        ("numpy", "dtype"),
-        ("numpy._core.numeric", "_frombuffer"),
-        ("numpy._core.multiarray", "_reconstruct"),
-    }
+    NumPy's own classes are refused too: a forged state makes a dtype take bytes for pointers.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"{module}.{name} is neither an array nor a plain type")
-        return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"{module}.{name} is no plain type")
+
+
+def _take_apart(array: npt.NDArray[Any]) -> tuple[str, tuple[int, ...], pickle.PickleBuffer]:
+    return array.dtype.str, array.shape, pickle.PickleBuffer(np.ascontiguousarray(array).data.toreadonly())
+
+
+def _put_together(dtype: str, shape: tuple[int, ...], content: bytes) -> npt.NDArray[Any]:
+    return np.frombuffer(content, dtype).reshape(shape)
 
 
 def read_dataset(path: Path) -> Dataset:
     """Load what `write_dataset` wrote.
 
     Raises:
-        InputError: the file is damaged or holds anything but arrays and plain types.
+        InputError: the file is damaged or holds anything but plain types.
     """
     try:
         with path.open("rb") as file:
-            content = _ArrayUnpickler(file).load()
-        return Dataset(**{k: Split(**content[k]) for k in SPLITS}, class_weight=content["class_weight"])
-    except (
-        pickle.UnpicklingError,
-        EOFError,
-        AttributeError,
-        KeyError,
-        TypeError,
-        ValueError,
-        io.UnsupportedOperation,
-    ) as error:
+            content = _PlainUnpickler(file).load()
+        splits = {name: Split(**{k: _put_together(*a) for k, a in content[name].items()}) for name in SPLITS}
+        return Dataset(**splits, class_weight=content["class_weight"])
+    except Exception as error:  # a damaged pickle may raise anything
         raise InputError(
-            f"{path} cannot be loaded: {error}.",
+            f"{path} cannot be loaded: {error!r}.",
             expected="the pickle of the augment stage",
             remedy="dvc repro --force augment",
         ) from error

@@ -18,7 +18,7 @@ from pandas import DataFrame
 
 from pneumonia.errors import InputError
 from pneumonia.files import replacing
-from pneumonia.params import ValidateParams
+from pneumonia.params import DataParams, ValidateParams
 from pneumonia.records import CLASSES, DTYPES
 
 RELEASES = ("kaggle", "mendeley")  # Kaggle's films are those of Mendeley's version 2
@@ -44,14 +44,16 @@ class Check:
         return "\n      ".join((f"{self.name}: expected {self.expected}, found {self.observed}", *self.examples))
 
 
-def check_films(records: DataFrame, refused: DataFrame, params: ValidateParams, source: str, docs: Path) -> list[Check]:
+def check_films(
+    records: DataFrame, refused: DataFrame, params: ValidateParams, data: DataParams, docs: Path
+) -> list[Check]:
     """Run the suite over all films and write its Data Docs to <docs>/index.html.
 
     Args:
         records: films that could be read, columns as in `records.DTYPES`.
         refused: files that could not, columns path and reason.
         params: section `validate` of params.yaml.
-        source: `data.source`; the known counts of the release are expected of Kaggle and Mendeley only.
+        data: section `data`; the known counts of the release are expected of Kaggle and Mendeley only.
         docs: folder of the Data Docs; the same tables leave the same bytes.
     """
     suite = _expect_table(records, len(records) + len(refused), params)
@@ -59,12 +61,14 @@ def check_films(records: DataFrame, refused: DataFrame, params: ValidateParams, 
     numeric = {"width", "height", "contrast"} <= set(records.select_dtypes("number"))
     if len(records) and numeric and set(DTYPES) <= set(records):
         records = _derive(records)
-        suite += _expect_films(records, params, source)
+        suite += _expect_films(records, params, data.source)
     result = _run(suite, records)
     checks = [_read(found, refused) for found in result.results]
-    if source not in RELEASES:
-        checks.append(Check("release_films", "warning", f"{FILMS:,} films", None, f"no release but source {source}"))
-    _write_docs(result, checks, docs)
+    if data.source not in RELEASES:
+        checks.append(
+            Check("release_films", "warning", f"{FILMS:,} films", None, f"no release but source {data.source}")
+        )
+    _write_docs(result, checks, data.notice, docs)
     return checks
 
 
@@ -174,13 +178,13 @@ def _read(result: ExpectationValidationResult, refused: DataFrame) -> Check:
     return Check(name, severity, expected, bool(result.success), observed, unexpected, tuple(examples))
 
 
-def _write_docs(result: ExpectationSuiteValidationResult, checks: list[Check], docs: Path) -> None:
+def _write_docs(result: ExpectationSuiteValidationResult, checks: list[Check], notice: str, docs: Path) -> None:
     # GX's UpdateDataDocsAction would write run times and random ids, and pages that are blank without a network.
     for found in result.results:  # GX shows values without escaping them, so a folder's name could hold a script
         found.result = {k: v for k, v in found.result.items() if not k.startswith("partial_unexpected")}
     page = ValidationResultsPageRenderer().render(result)
     page.sections[0].content_blocks = page.sections[0].content_blocks[1:2]  # the counts, without run id and times
-    html = DefaultJinjaPageView().env.from_string(_PAGE).render(page.to_json_dict(), checks=checks)
+    html = DefaultJinjaPageView().env.from_string(_PAGE).render(page.to_json_dict(), checks=checks, notice=notice)
     with replacing(docs / "index.html") as beside:
         beside.write_text(html, encoding="utf-8")
 
@@ -190,7 +194,7 @@ _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Data Docs
 table { border-collapse: collapse; width: 100% }
 th, td { border: 1px solid #ccc; padding: .3rem .6rem; text-align: left; vertical-align: top }
 .text-success::before { content: "\\2714"; color: #176f2c } .text-danger::before { content: "\\2718"; color: #b3261e }
-</style><h1>Data Docs: films</h1>
+</style><h1>Data Docs: films</h1><p><em>{{ notice }}</em></p>
 <table><tr><th>Finding<th>Expected<th>Found<th>For example
 {% for check in checks if check.unexpected or not check.success %}
 <tr><td>{{ "not checked" if check.success is none else check.severity }}<td>{{ check.name }}: {{ check.expected }}

@@ -1,11 +1,14 @@
 """Turn the bytes of a file into pixels: the only place that does, for training and serving alike."""
 
+import warnings
 from dataclasses import dataclass
 from io import BytesIO
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+
+warnings.simplefilter("error", Image.DecompressionBombWarning)  # refused in one way, not printed
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -76,6 +79,8 @@ def _grey(image: Image.Image, at_least: int) -> Pixels:
     """Return all grey values as uint8 (height, width), each side at least `at_least` where the file has as many."""
     try:
         image.draft("L", (at_least, at_least))
+        image.load()
+        image.info.pop("transparency", None)  # Pillow warns of what it cannot keep
         if image.mode.startswith("I;16"):
             return (np.asarray(image, dtype=np.uint16) // 257).astype(np.uint8)
         return np.asarray(image.convert("L"))

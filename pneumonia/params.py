@@ -4,16 +4,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pneumonia.errors import InputError
 
+# Whole numbers are strict, or YAML's `yes` would be 1. Floats are not: YAML 1.1 reads `1e-4` as text.
 Share = Annotated[float, Field(ge=0, le=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
-Epochs = Annotated[int, Field(ge=1, le=1000)]
-BatchSize = Annotated[int, Field(ge=1, le=4096)]
+Seed = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
+Epochs = Annotated[int, Field(ge=1, le=1000, strict=True)]
+BatchSize = Annotated[int, Field(ge=1, le=4096, strict=True)]
 LearningRate = Annotated[float, Field(gt=0, le=1)]
-Patience = Annotated[int, Field(ge=1)] | None
+Patience = Annotated[int, Field(ge=1, strict=True)] | None
 Monitor = Literal["val_loss", "val_auc", "val_f1", "val_accuracy"]
 
 
@@ -28,7 +29,7 @@ class DataParams(Section):
 
     source: Literal["phantom", "kaggle", "mendeley", "folder"]
     path: Path
-    images: Annotated[int, Field(ge=48, le=20_000)]
+    images: Annotated[int, Field(ge=48, le=20_000, strict=True)]
     seed: Seed
 
     @property
@@ -41,7 +42,7 @@ class ValidateParams(Section):
     """What a folder of films must look like."""
 
     max_refused_share: Share
-    min_side: Annotated[int, Field(ge=1)]
+    min_side: Annotated[int, Field(ge=1, strict=True)]
     max_aspect: Annotated[float, Field(ge=1)]
     min_contrast: Annotated[float, Field(ge=0, le=127.5)]
     min_class_share: Annotated[float, Field(ge=0, le=0.5)]
@@ -85,13 +86,20 @@ class AugmentParams(Section):
     shift: Share
     seed: Seed
 
+    @field_validator("brightness")
+    @classmethod
+    def _low_to_high(cls, brightness: tuple[float, float]) -> tuple[float, float]:
+        if brightness[0] > brightness[1]:
+            raise ValueError("must be the lower factor, then the higher")
+        return brightness
+
 
 class ModelParams(Section):
     """Backbone and head."""
 
     backbone: str
     weights: str
-    image_size: Annotated[int, Field(ge=32, le=1024)] | Literal["auto"]
+    image_size: Annotated[int, Field(ge=32, le=1024, strict=True)] | Literal["auto"]
     dropout: Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -113,7 +121,7 @@ class TrainParams(FitParams):
 class FinetuneParams(FitParams):
     """Training of the layers from `from_layer` on, with the head."""
 
-    from_layer: Annotated[int, Field(ge=0)] | str
+    from_layer: Annotated[int, Field(ge=0, strict=True)] | str
 
 
 class EvaluateParams(Section):
@@ -171,7 +179,7 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
         raise InputError(
             f"{path} does not exist.", expected="a parameter file", remedy="git restore params.yaml"
         ) from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not YAML: {error}", expected="one mapping per stage", remedy=remedy) from None
     except ValidationError as error:
         problems = [(".".join(map(str, e["loc"])) or "(all)", e["msg"], e["input"]) for e in error.errors()]

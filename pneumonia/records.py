@@ -109,7 +109,8 @@ def read_table(path: Path, dtypes: dict[str, str]) -> pd.DataFrame:
 
 def read_records(path: Path) -> pd.DataFrame:
     """Read a records table; a column `split` comes along when the table has one."""
-    split = "split" in path.open().readline().strip().split(",")
+    with path.open(errors="replace") as file:
+        split = "split" in file.readline().strip().split(",")
     return read_table(path, DTYPES | {"split": "str"} if split else DTYPES)
 
 

@@ -1,7 +1,5 @@
 """Assign every film to train, val or test."""
 
-from fractions import Fraction
-from math import lcm
 from typing import Any
 
 import numpy as np
@@ -81,11 +79,13 @@ def _by_folder(records: pd.DataFrame, params: SplitParams) -> npt.NDArray[Any]:
 
 
 def _parts(shares: tuple[float, ...]) -> list[int]:
-    """Express shares as whole numbers of equal folds, to the nearest twentieth."""
-    fractions = [Fraction(share / sum(shares)).limit_denominator(20) for share in shares]
-    folds = min(lcm(*(f.denominator for f in fractions)), 20)
-    rest = [max(1, round(f * folds)) for f in fractions[1:]]
-    return [folds - sum(rest), *rest]
+    """Express shares as whole numbers of equal folds: as few as are exact, else of twenty; one at least for each."""
+    whole = np.array(shares) / sum(shares)
+    exact = (n for n in range(len(shares), 20) if np.allclose(whole * n, np.rint(whole * n), rtol=0))
+    folds = next(exact, 20)
+    parts = np.maximum(1, np.rint(whole * folds)).astype(int)
+    parts[parts.argmax()] += folds - parts.sum()
+    return parts.tolist()
 
 
 def _deal(records: pd.DataFrame, parts: list[int], seed: int) -> npt.NDArray[np.int64]:

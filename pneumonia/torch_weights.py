@@ -35,18 +35,21 @@ class _TensorUnpickler(pickle.Unpickler):
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
         if module == "torch" and name in _STORAGES:
-            return _STORAGES[name]
+            return name
         raise pickle.UnpicklingError(f"{module}.{name} is not a tensor")
 
     def persistent_load(self, pid: Any) -> Storage:
-        _, dtype, key, _, count, _ = pid
-        return self.storages.setdefault(key, np.zeros(count, dtype))
+        _, kind, key, _, count, _ = pid
+        return self.storages.setdefault(key, np.zeros(count, _STORAGES[kind]))
 
 
 def _view(storage: Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: Any) -> Storage:
-    """Return a view that sees what is read into the storage later."""
+    """Return a view that sees what is read into the storage later.
+
+    A storage is checked to be none but what `persistent_load` gave: the size of a view says nothing of its memory.
+    """
     last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
-    if min((offset, *strides), default=0) < 0 or last >= storage.size:
+    if min((offset, *strides), default=0) < 0 or last >= storage.size or storage.base is not None:
         raise pickle.UnpicklingError("a tensor reaches outside its storage")
     steps = [stride * storage.itemsize for stride in strides]
     return np.lib.stride_tricks.as_strided(storage[offset:], shape, steps, writeable=False)
@@ -74,15 +77,19 @@ def read_torch_weights(path: Path, sha256: str) -> dict[str, npt.NDArray[Any]]:
                 pickle_value(file)
             reader = _TensorUnpickler(file)
             tensors = reader.load()
-            for key in pickle_value(file):
+            if not all(isinstance(tensor, np.ndarray) for tensor in tensors.values()):
+                raise pickle.UnpicklingError("a value is no tensor")
+            if set(keys := pickle_value(file)) != set(reader.storages):
+                raise pickle.UnpicklingError("other storages than announced")
+            for key in keys:
                 storage = reader.storages[key]
-                if int.from_bytes(file.read(8), "little") != storage.size:
+                size = int.from_bytes(file.read(8), "little")
+                if size != storage.size or file.readinto(storage.data) != storage.nbytes:
                     raise pickle.UnpicklingError("a storage of another size than announced")
-                file.readinto(storage.data)
             return dict(tensors)
-    except (pickle.UnpicklingError, EOFError, KeyError, ValueError) as error:
+    except Exception as error:  # a damaged pickle may raise anything
         raise InputError(
-            f"{path.name} cannot be read: {error}.", expected="tensors only", remedy="use the published file"
+            f"{path.name} cannot be read: {error!r}.", expected="tensors only", remedy="use the published file"
         ) from error
 
 

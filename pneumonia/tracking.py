@@ -34,8 +34,10 @@ def connect() -> str:
         home.mkdir(exist_ok=True)
         mlflow.set_tracking_uri(f"sqlite:///{home / 'mlflow.db'}")
         artifacts = (home / "artifacts").as_uri()
-    experiment = mlflow.get_experiment_by_name(EXPERIMENT)
-    return experiment.experiment_id if experiment else mlflow.create_experiment(EXPERIMENT, artifacts)
+    if experiment := mlflow.get_experiment_by_name(EXPERIMENT):
+        return experiment.experiment_id
+    kind = {"mlflow.experimentKind": "custom_model_development"}  # else the UI opens on language models
+    return mlflow.create_experiment(EXPERIMENT, artifacts, kind)
 
 
 @contextmanager

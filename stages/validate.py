@@ -19,7 +19,7 @@ def validate(
     print(f"{len(films):,} films, {len(rejected):,} files refused")
     for reason, files in rejected["reason"].value_counts().items():
         print(f"  {reason}: {files:,}")
-    checks = check_films(films, rejected, params, data.source, docs)
+    checks = check_films(films, rejected, params, data, docs)
     found = {c.name: {"severity": c.severity, "success": c.success, "unexpected": c.unexpected} for c in checks}
     with replacing(results) as beside:
         report = {"films": len(films), "refused": len(rejected), "expectations": found}

@@ -101,11 +101,3 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(once: Path, tmp_path: Path) -> Path:
     """Return a copy of a tiny project whose pipeline has run, to change."""
     return Path(shutil.copytree(once, tmp_path / "finished", symlinks=True))
-
-
-@pytest.fixture
-def real_films() -> Path:
-    """Return the folder of the real films, which are no part of the repository."""
-    if not REAL_FILMS.exists():
-        pytest.skip(f"the real films are not at {REAL_FILMS}")
-    return REAL_FILMS

@@ -54,7 +54,10 @@ def put(row: int, column: str, value: str | float | None) -> Plant:
 
 
 def check(records: pd.DataFrame, docs: Path, refused: int = 0, source: str = "phantom") -> dict[str, Check]:
-    return {found.name: found for found in check_films(records, refuse(refused), PARAMS, source, docs)}
+    return {
+        found.name: found
+        for found in check_films(records, refuse(refused), PARAMS, DATA.model_copy(update={"source": source}), docs)
+    }
 
 
 def test_a_good_table_passes_and_says_what_was_not_checked(tmp_path: Path) -> None:
@@ -124,7 +127,7 @@ def test_a_class_without_films_fails_even_where_its_share_may_be_0(tmp_path: Pat
     params = PARAMS.model_copy(update={"min_class_share": 0.0})
     records = draw_records()
     for missing in ("NORMAL", "PNEUMONIA"):
-        checks = check_films(records[records["label"] != missing], refuse(0), params, "phantom", tmp_path)
+        checks = check_films(records[records["label"] != missing], refuse(0), params, DATA, tmp_path)
         assert [found.name for found in checks if found.success is False] == ["class_share"]
 
 
@@ -134,6 +137,11 @@ def test_refused_files_stop_only_above_the_bound(tmp_path: Path) -> None:
     checks = list(check(draw_records(17), tmp_path, refused=2).values())
     with pytest.raises(InputError, match=r"readable: expected at least 18 of 19 files .*\n +train/NORMAL/bad0.jpeg"):
         raise_on_critical(checks, tmp_path)
+
+
+def test_data_docs_of_the_phantom_say_that_it_is_synthetic(tmp_path: Path) -> None:
+    check(draw_records(), tmp_path)
+    assert DATA.notice in (tmp_path / "index.html").read_text()
 
 
 def test_data_docs_are_the_same_bytes_twice_and_need_no_network(tmp_path: Path) -> None:
@@ -186,7 +194,10 @@ def test_the_stage_says_so_when_there_is_no_readable_film(files: dict[str, bytes
 @pytest.mark.skipif(not REAL.exists(), reason=f"the real films are not at {REAL}")
 def test_the_real_release_passes_with_its_known_warnings(tmp_path: Path) -> None:
     records, refused = scan_films(REAL)
-    checks = {found.name: found for found in check_films(records, refused, PARAMS, "kaggle", tmp_path)}
+    checks = {
+        found.name: found
+        for found in check_films(records, refused, PARAMS, DATA.model_copy(update={"source": "kaggle"}), tmp_path)
+    }
     raise_on_critical(list(checks.values()), tmp_path)
     failed = {name: found.unexpected for name, found in checks.items() if not found.success}
     assert failed == {"no_copies": 32, "one_folder_per_patient": 170}

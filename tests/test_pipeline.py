@@ -18,9 +18,9 @@ from mlflow.entities import Run
 STAGES = ["fetch", "validate", "merge", "split", "augment", "train", "finetune", "evaluate", "register"]
 
 
-def repro(project: Path, *arguments: str, **environment: str) -> list[str]:
+def repro(project: Path, *arguments: str) -> list[str]:
     """Run `dvc repro` and return the stages that were executed."""
-    return re.findall(r"Running stage '(\w+)'", run("dvc", "repro", *arguments, cwd=project, **environment).stdout)
+    return re.findall(r"Running stage '(\w+)'", run("dvc", "repro", *arguments, cwd=project).stdout)
 
 
 def client(project: Path) -> MlflowClient:
@@ -161,38 +161,25 @@ def wait_for(project: Path, pattern: str) -> None:
 
 def test_a_killed_training_goes_on_after_its_last_finished_epoch(finished: Path) -> None:
     set_params(finished, {"train": {"epochs": 60}})
-    unbroken = Path(f"{finished}_unbroken")
-    run("cp", "-r", str(finished), str(unbroken), cwd=finished)
     killed = start(finished, "dvc", "repro", "train")
     wait_for(finished, ".cache/training/train-*/history.json")
     os.killpg(killed.pid, signal.SIGKILL)
     killed.communicate()
     resumed = run("dvc", "repro", "train", cwd=finished)
     assert "Going on after epoch" in resumed.stdout
-    run("dvc", "repro", "train", cwd=unbroken)
-    model = "models/initial.keras"
-    assert (finished / model).read_bytes() == (unbroken / model).read_bytes()
+    assert len(pd.read_csv(finished / "reports" / "train_history.csv")) == 60
     assert len(runs(finished, "tags.phase = 'train'")) == 2  # the killed one was gone on with
 
 
-def test_an_unfinished_training_is_dropped_when_what_it_depends_on_changed(finished: Path) -> None:
-    set_params(finished, {"train": {"epochs": 60}})
-    killed = start(finished, "dvc", "repro", "train")
-    wait_for(finished, ".cache/training/train-*/history.json")
-    os.killpg(killed.pid, signal.SIGKILL)
-    killed.communicate()
-    set_params(finished, {"train": {"epochs": 3, "learning_rate": 0.02}})
-    assert "Going on" not in run("dvc", "repro", "train", cwd=finished).stdout
-
-
 def test_of_two_repros_at_once_one_is_told_to_wait(project: Path) -> None:
+    set_params(project, {"data": {"images": 2000}})
     first = start(project, "dvc", "repro", "fetch")
-    wait_for(project, ".dvc/tmp/rwlock")
+    wait_for(project, "data/raw/train/*/*.jpeg")
     second = run("dvc", "repro", "fetch", cwd=project, check=False)
-    output, _ = first.communicate()
-    assert first.returncode == 0, output
+    os.killpg(first.pid, signal.SIGKILL)
+    first.communicate()
     assert second.returncode != 0
-    assert "lock" in second.stderr or "rwlock" in second.stderr
+    assert "it is being blocked by" in second.stderr
 
 
 def test_a_stage_that_fails_names_the_value_the_expectation_and_the_remedy(project: Path) -> None:

@@ -1,0 +1,139 @@
+"""Metrics agree with counting by hand and with scikit-learn."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics as sk
+
+from pneumonia.metrics import compute_metrics, list_calls, trace_curves
+
+# Four ill and six healthy; at 0.5 one of the ill is missed and two of the healthy are called ill.
+LABELS = np.array([1, 1, 1, 1, 0, 0, 0, 0, 0, 0], np.uint8)
+PROBABILITIES = np.array([0.9, 0.8, 0.6, 0.3, 0.7, 0.5, 0.4, 0.2, 0.1, 0.05])
+
+
+@st.composite
+def judged_films(draw: st.DrawFn) -> tuple[Any, Any]:
+    """Return labels of both classes and a probability for each."""
+    labels = [0, 1, *draw(st.lists(st.integers(0, 1), max_size=30))]
+    probabilities = draw(st.lists(st.floats(0, 1, width=32), min_size=len(labels), max_size=len(labels)))
+    return np.array(labels, np.uint8), np.array(probabilities)
+
+
+def test_counts_and_rates_are_those_counted_by_hand():
+    measured = compute_metrics(LABELS, PROBABILITIES, threshold=0.5)
+    expected = {
+        "true_positives": 3,
+        "false_negatives": 1,
+        "true_negatives": 4,
+        "false_positives": 2,
+        "sensitivity": 3 / 4,
+        "specificity": 4 / 6,
+        "precision": 3 / 5,
+        "accuracy": 7 / 10,
+        "f1": 6 / 9,
+        "roc_auc": 20 / 24,  # of all pairs of an ill and a healthy film, those in the right order
+    }
+    assert {name: measured[name] for name in expected} == pytest.approx(expected, abs=1e-6)
+
+
+@settings(derandomize=True, max_examples=40, deadline=None)
+@given(films=judged_films(), threshold=st.floats(0.01, 0.99))
+def test_all_agree_with_scikit_learn(films: tuple[Any, Any], threshold: float):
+    labels, probabilities = films
+    calls = probabilities >= threshold
+    expected = {
+        "loss": sk.log_loss(labels, np.clip(probabilities, 1e-7, 1 - 1e-7)),
+        "accuracy": sk.accuracy_score(labels, calls),
+        "roc_auc": sk.roc_auc_score(labels, probabilities),
+        "pr_auc": sk.average_precision_score(labels, probabilities),
+        "f1": sk.f1_score(labels, calls),
+        "precision": sk.precision_score(labels, calls, zero_division=0),  # pyright: ignore[reportArgumentType]
+        "sensitivity": sk.recall_score(labels, calls),
+        "specificity": sk.recall_score(labels, calls, pos_label=0),
+    }
+    measured = compute_metrics(labels, probabilities, threshold)
+    assert {name: measured[name] for name in expected} == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_probability_at_the_threshold_is_called_pneumonia():
+    at = compute_metrics(LABELS, PROBABILITIES, threshold=0.3)
+    above = compute_metrics(LABELS, PROBABILITIES, threshold=np.nextafter(0.3, 1))
+    assert (at["sensitivity"], above["sensitivity"]) == (1, 0.75)
+
+
+@settings(derandomize=True, max_examples=20, deadline=None)
+@given(films=judged_films(), low=st.floats(0.01, 0.99), high=st.floats(0.01, 0.99))
+def test_a_higher_threshold_never_raises_sensitivity_nor_lowers_specificity(
+    films: tuple[Any, Any], low: float, high: float
+):
+    low, high = sorted((low, high))
+    lower, higher = (compute_metrics(*films, threshold) for threshold in (low, high))
+    assert higher["sensitivity"] <= lower["sensitivity"]
+    assert higher["specificity"] >= lower["specificity"]
+
+
+def test_a_perfect_model_reaches_one_everywhere_and_no_loss():
+    measured = compute_metrics(LABELS, LABELS.astype(float), threshold=0.5)
+    assert measured["loss"] == pytest.approx(0, abs=1e-6)
+    for name in ("accuracy", "roc_auc", "pr_auc", "f1", "precision", "sensitivity", "specificity"):
+        assert measured[name] == 1
+
+
+def test_a_model_that_is_always_wrong_has_a_finite_loss():
+    measured = compute_metrics(LABELS, 1 - LABELS.astype(float), threshold=0.5)
+    assert 10 < measured["loss"] < 20
+    assert measured["roc_auc"] == measured["accuracy"] == 0
+
+
+@pytest.mark.parametrize(("probability", "sensitivity", "specificity"), [(0.2, 0, 1), (0.8, 1, 0)])
+def test_a_model_that_says_the_same_of_all_is_useless_and_no_error(
+    probability: float, sensitivity: float, specificity: float
+):
+    measured = compute_metrics(LABELS, np.full(10, probability), threshold=0.5)
+    assert measured["roc_auc"] == 0.5
+    assert (measured["sensitivity"], measured["specificity"]) == (sensitivity, specificity)
+    assert measured["precision"] == (0.4 if sensitivity else 0)
+
+
+def test_values_are_plain_numbers_as_json_needs():
+    assert {type(value) for value in compute_metrics(LABELS, PROBABILITIES, 0.5).values()} == {int, float}
+
+
+def test_every_model_has_its_own_curves():
+    curves = trace_curves(LABELS, {"initial": PROBABILITIES, "finetuned": LABELS.astype(float)})
+    assert set(curves) == {"roc", "precision_recall"}
+    assert all(set(curve["model"]) == {"initial", "finetuned"} for curve in curves.values())
+
+
+@settings(derandomize=True, max_examples=20, deadline=None)
+@given(films=judged_films())
+def test_the_roc_curve_rises_from_corner_to_corner_over_its_area(films: tuple[Any, Any]):
+    labels, probabilities = films
+    roc = trace_curves(labels, {"model": probabilities})["roc"]
+    points = roc[["false_positive_rate", "sensitivity"]].to_numpy()
+    assert points[0].tolist() == [0, 0]
+    assert points[-1].tolist() == [1, 1]
+    assert (np.diff(points, axis=0) >= 0).all()
+    area = np.trapezoid(points[:, 1], points[:, 0])
+    assert area == pytest.approx(compute_metrics(labels, probabilities, 0.5)["roc_auc"], abs=1e-4)
+
+
+def test_a_point_of_the_precision_recall_curve_is_what_its_threshold_gives():
+    curve = trace_curves(LABELS, {"model": PROBABILITIES})["precision_recall"]
+    measured = compute_metrics(LABELS, PROBABILITIES, threshold=0.5)
+    points = curve[["recall", "precision"]].round(6).to_numpy().tolist()
+    assert [measured["sensitivity"], measured["precision"]] in points
+
+
+def test_calls_are_listed_by_the_names_of_the_classes():
+    calls = list_calls(LABELS[2:6], PROBABILITIES[2:6], threshold=0.5)
+    expected = {
+        "actual": ["PNEUMONIA", "PNEUMONIA", "NORMAL", "NORMAL"],
+        "called": ["PNEUMONIA", "NORMAL", "PNEUMONIA", "PNEUMONIA"],
+    }
+    pd.testing.assert_frame_equal(calls, pd.DataFrame(expected))
