@@ -8,7 +8,6 @@ export DO_NOT_TRACK := 1
 export DVC_NO_ANALYTICS := 1
 export GX_ANALYTICS_ENABLED := false
 export MLFLOW_DISABLE_TELEMETRY := true
-MLFLOW_TRACKING_URI ?= sqlite:///$(CURDIR)/mlruns/mlflow.db
 PORT ?= 5000
 
 .PHONY: help setup setup-dev repro test lint format ui lock clean-cache
@@ -42,7 +41,7 @@ format: setup-dev
 
 ui: setup  ## open the MLflow UI on this project's runs
 	@echo "http://127.0.0.1:$(PORT) shows the runs; stop with Ctrl+C."
-	@mlflow server --backend-store-uri $(MLFLOW_TRACKING_URI) --host 127.0.0.1 --port $(PORT)
+	@mlflow server --backend-store-uri sqlite:///mlruns/mlflow.db --host 127.0.0.1 --port $(PORT)
 
 lock:  ## pin what pyproject.toml names, with hashes; needs uv
 	uv pip compile pyproject.toml -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header -o requirements.txt

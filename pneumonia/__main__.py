@@ -17,7 +17,7 @@ def status(metrics: Path = Path("reports/metrics.json")) -> None:
         raise InputError(f"{metrics} does not exist.", expected="a finished pipeline", remedy="make repro")
     params = load_params()
     print(f"\nTest split ({params.split.strategy}), source {params.data.source}. {params.data.notice}")
-    print(pd.DataFrame(json.loads(metrics.read_text())).to_string())
+    print(pd.DataFrame(json.loads(metrics.read_text())).to_string(float_format="{:.5g}".format))
     print(f"\n{MODEL_NAME}:")
     for line in describe_versions():
         print(f"  {line}")

@@ -1,5 +1,6 @@
 """The table of backbones: one row each. Reading it does not import TensorFlow."""
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import resolve_name
@@ -61,7 +62,8 @@ def build_backbone(params: ModelParams) -> "keras.Model":
     """Build a backbone without its top, with the weights asked for.
 
     Raises:
-        InputError: the weights cannot be downloaded, do not exist or belong to another network.
+        InputError: the weights cannot be downloaded, do not exist or belong to another network, or the image is too
+            small for this one.
     """
     backbone, size, name = find_backbone(params.backbone), find_image_size(params), params.backbone
     offline = [row for row, b in BACKBONES.items() if not b.needs_download and row != "tiny"]
@@ -69,14 +71,24 @@ def build_backbone(params: ModelParams) -> "keras.Model":
     named = params.weights if params.weights == "imagenet" else None
     try:
         model = resolve_name(backbone.builder)(include_top=False, weights=named, input_shape=(size, size, 3), name=name)
+    except InputError:
+        raise
+    except ValueError as error:  # the builder's own checks
+        what = f"{name} cannot be built with {size} pixels and model.weights={params.weights}: {error}."
+        raise InputError(
+            what, expected="a size and weights that it has", remedy="set model.image_size or model.weights"
+        ) from error
     except Exception as error:  # Keras wraps every failing download in a bare Exception
-        if isinstance(error, InputError) or named is None:
+        if named is None:
             raise
         what = f"The ImageNet weights of {name} could not be downloaded: {error}."
         raise InputError(what, expected="a network, or the file in Keras' cache", remedy=remedy) from error
     if params.weights not in ("imagenet", "none"):
         try:
-            model.load_weights(Path(params.weights))
+            with warnings.catch_warnings():
+                # Of another network Keras warns a hundred times before it says what does not fit.
+                warnings.filterwarnings("ignore", "Skipping nested container", UserWarning)
+                model.load_weights(Path(params.weights))
         except (OSError, ValueError) as error:
             what = f"model.weights={params.weights} does not fit {name}: {error}."
             raise InputError(what, expected="a .weights.h5 file of this backbone", remedy=remedy) from error

@@ -21,8 +21,8 @@ from pneumonia.params import ModelParams
 def build_model(params: ModelParams) -> keras.Model:
     """Build the classifier: raw grey values in, one logit out; its backbone is frozen.
 
-    The model takes float32 or uint8 (n, side, side, 1), 0 to 255; scaling and the grey-to-RGB step lie inside it, and
-    the backbone always runs in inference mode, so that BatchNorm statistics never move.
+    The model takes float32 or uint8 (n, side, side, 1), 0 to 255; scaling and the grey-to-RGB step lie inside it. Train
+    the tail that `cut_model` returns: it keeps the backbone in inference mode, so that BatchNorm statistics never move.
     """
     size = find_image_size(params)
     backbone = build_backbone(params)
@@ -53,7 +53,7 @@ def find_layer(backbone: keras.Model, name: int | str) -> int:
     names = [layer.name for layer in backbone.layers]
     if isinstance(wanted, str) and wanted in names:
         return names.index(wanted)
-    if isinstance(wanted, int) and wanted < len(names):
+    if isinstance(wanted, int) and 0 <= wanted < len(names):
         return wanted
     raise InputError(
         f"finetune.from_layer is {wanted!r}, which {backbone.name} does not have.",
@@ -68,13 +68,24 @@ def freeze_below(model: keras.Model, from_layer: int | None) -> None:
         layer.trainable = from_layer is not None and index >= from_layer
 
 
+class _Inference(layers.Layer):
+    """Call a model in inference mode: `fit` on a model around it would override its `training=False` (Keras 3.15)."""
+
+    def __init__(self, model: keras.Model) -> None:
+        super().__init__(name="inference")
+        self.model = model
+
+    def call(self, inputs: keras.KerasTensor) -> keras.KerasTensor:
+        return self.model(inputs, training=False)
+
+
 @dataclass(frozen=True)
 class Cut:
     """A classifier in two parts that share its layers: `tail(prefix(x))` is `model(x)`.
 
     Attributes:
         prefix: the frozen part, None when nothing is frozen.
-        tail: the rest; training it trains the classifier.
+        tail: the rest, its backbone in inference mode; training it trains the classifier.
     """
 
     prefix: keras.Model | None
@@ -93,16 +104,17 @@ def cut_model(model: keras.Model, from_layer: int | None) -> Cut:
         pooled = model.get_layer("pool").output
         return Cut(keras.Model(model.input, pooled, name="prefix"), keras.Model(pooled, model.output, name="tail"))
     cut = find_cut(backbone, from_layer)
+    tensor, scaled = backbone.layers[cut].output, model.get_layer("scale").output
     if cut == 0:
-        return Cut(None, model)
-    tensor = backbone.layers[cut].output
-    below = keras.Model(backbone.input, tensor, name="backbone_prefix")
-    above = keras.Model(tensor, backbone.output, name="backbone_tail")
-    inputs = x = layers.Input(tensor.shape[1:], name="activations")
-    x = above(x, training=False)
+        prefix, inputs, x = None, model.input, _Inference(backbone)(scaled)
+    else:
+        below = keras.Model(backbone.input, tensor, name="backbone_prefix")
+        above = keras.Model(tensor, backbone.output, name="backbone_tail")
+        prefix = keras.Model(model.input, below(scaled, training=False), name="prefix")
+        inputs = layers.Input(tensor.shape[1:], name="activations")
+        x = _Inference(above)(inputs)
     for name in ("pool", "dropout", "logit"):
         x = model.get_layer(name)(x)
-    prefix = keras.Model(model.input, below(model.get_layer("scale").output, training=False), name="prefix")
     return Cut(prefix, keras.Model(inputs, x, name="tail"))
 
 
@@ -166,7 +178,7 @@ def load_model(path: Path) -> keras.Model:
     """
     try:
         return cast(keras.Model, keras.saving.load_model(path, compile=False, safe_mode=True))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise InputError(
             f"{path} cannot be loaded: {error}.", expected="a .keras file of this project", remedy="dvc repro"
         ) from error

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
-from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
@@ -39,13 +38,13 @@ def find_version(sha256: str) -> ModelVersion | None:
     return found[0] if found else None
 
 
-def find_champion() -> ModelVersion | None:
-    """Return the version with the alias champion, None when there is none."""
+def find_alias(alias: str) -> ModelVersion | None:
+    """Return the version with an alias, champion or challenger, None when there is none."""
     connect()
-    try:
-        return mlflow.MlflowClient().get_model_version_by_alias(MODEL_NAME, "champion")
-    except MlflowException:
-        return None
+    client = mlflow.MlflowClient()
+    # Asked this way, a store that cannot be reached is an error and not a registry without a champion.
+    models = client.search_registered_models(f"name = '{MODEL_NAME}'")
+    return client.get_model_version_by_alias(MODEL_NAME, alias) if models and alias in models[0].aliases else None
 
 
 def register_model(run: Run, model: Path, size: int, tags: dict[str, str], notice: str) -> ModelVersion:
@@ -58,7 +57,7 @@ def register_model(run: Run, model: Path, size: int, tags: dict[str, str], notic
         tags: of the version.
         notice: description of the version.
     """
-    tags |= {"model_sha256": sha256_file(model)}
+    tags = tags | {"model_sha256": sha256_file(model)}
     version = find_version(tags["model_sha256"]) or _create_version(run, model, size, tags, notice)
     mlflow.MlflowClient().set_registered_model_alias(MODEL_NAME, "challenger", version.version)
     return version
@@ -70,8 +69,8 @@ def _create_version(run: Run, model: Path, size: int, tags: dict[str, str], noti
     mlflow.start_run(run_id=run.info.run_id)
     try:
         with warnings.catch_warnings():
-            # MLflow asks for type hints on predict; a signature of tensors says more, and it accepts one or the other.
-            warnings.filterwarnings("ignore", ".*[Tt]ype hint", UserWarning)
+            # Importing mlflow.pyfunc warns about type hints of MLflow's own.
+            warnings.filterwarnings("ignore", ".*type hint", UserWarning)
             logged = mlflow.pyfunc.log_model(
                 name="model",
                 python_model=str(Path(__file__).with_name("pyfunc_model.py")),
@@ -143,7 +142,7 @@ def consider(
     Returns:
         The outcome in a sentence, and what was checked.
     """
-    champion = find_champion()
+    champion = find_alias("champion")
     if champion and champion.version == version.version:
         return f"version {version.version} is the champion", read_checks(version)
     evidence = [champion and champion.version, metrics, sorted(records["sha256"]), params.register_.model_dump()]
@@ -182,14 +181,9 @@ def promote(version: ModelVersion, checks: list[Check], key: str) -> bool:
 
 def describe_versions() -> list[str]:
     """Return a line for each version that has an alias."""
-    connect()
-    client = mlflow.MlflowClient()
     lines = []
     for alias in ("champion", "challenger"):
-        try:
-            version = client.get_model_version_by_alias(MODEL_NAME, alias)
-        except MlflowException:
-            continue
-        measured = f"test ROC AUC {version.tags['test_roc_auc']}"
-        lines.append(f"{alias}: version {version.version}, {measured}, recipe {version.tags['recipe']}")
+        if version := find_alias(alias):
+            measured = f"test ROC AUC {version.tags['test_roc_auc']}"
+            lines.append(f"{alias}: version {version.version}, {measured}, recipe {version.tags['recipe']}")
     return lines

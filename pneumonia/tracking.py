@@ -53,15 +53,15 @@ def phase_run(phase: Phase, params: Params, dataset: "Dataset", dataset_path: Pa
     """
     experiment = connect()
     remembered = state / "mlflow_run"
+    mlflow.set_system_metrics_sampling_interval(2)
+    started = time.monotonic()
     if remembered.exists() and mlflow.search_runs(
         [experiment], f"attributes.run_id = '{remembered.read_text()}'", output_format="list"
     ):
-        with mlflow.start_run(run_id=remembered.read_text(), log_system_metrics=True) as run:
-            yield run
-        return
-    mlflow.set_system_metrics_sampling_interval(2)
-    started = time.monotonic()
-    with _new_run(phase, params, dataset, dataset_path, experiment, log_system_metrics=True) as run:
+        opened = mlflow.start_run(run_id=remembered.read_text(), log_system_metrics=True)
+    else:
+        opened = _new_run(phase, params, dataset, dataset_path, experiment, log_system_metrics=True)
+    with opened as run:
         state.mkdir(parents=True, exist_ok=True)
         remembered.write_text(run.info.run_id)
         yield run

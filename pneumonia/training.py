@@ -67,8 +67,9 @@ class _Checkpoint(keras.callbacks.Callback):
 
     @property
     def best(self) -> int:
-        values = [logs[self.settings.monitor] for logs in self.history]
-        return int(np.argmin(values) if self.settings.monitor == "val_loss" else np.argmax(values))
+        values = np.array([logs[self.settings.monitor] for logs in self.history])
+        gains = -values if self.settings.monitor == "val_loss" else values
+        return int(np.argmax(np.nan_to_num(gains, nan=-np.inf)))  # an epoch that diverged is never the best
 
     @property
     def finished(self) -> bool:

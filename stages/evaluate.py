@@ -35,7 +35,7 @@ def evaluate(
     draw_confusion(out / "confusion.png", test.labels, models, params.threshold, data.notice)
     with replacing(metrics) as beside:
         beside.write_text(json.dumps(measured, indent=2) + "\n")
-    print(pd.DataFrame(measured).to_string())
+    print(pd.DataFrame(measured).to_string(float_format="{:.5g}".format))
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ def test_no_value_has_a_default(tmp_path: Path, key: str):
         ("validate.min_class_share", 0.51, "less than or equal to 0.5"),
         ("merge.drop_duplicates", "maybe", "valid boolean"),
         ("split.strategy", "random", "'patient', 'stratified' or 'original'"),
-        ("split.ratios", {"train": 0.8, "val": 0.1, "test": 0.2}, "sum to 1"),
+        ("split.ratios", {"train": 0.8, "val": 0.1, "test": 0.101}, "sum to 1"),
         ("split.ratios", {"train": 0.9, "val": 0.1, "test": 0.0}, "above 0 each"),
         ("split.ratios.train", -0.1, "greater than or equal to 0"),
         ("split.seed", "abc", "valid integer"),

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import REAL_FILMS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -24,8 +25,6 @@ from pneumonia.records import (
     scan_films,
     write_table,
 )
-
-REAL = Path(__file__).parents[2] / "shared" / "data" / "chest_xray"
 
 
 def draw_film(grey: int, kind: str = "JPEG") -> bytes:
@@ -86,9 +85,9 @@ def test_the_name_of_a_film_tells_its_patient(name: str, patient: str | None):
 
 
 @pytest.mark.real_data
-@pytest.mark.skipif(not REAL.exists(), reason=f"the real films are not at {REAL}")
+@pytest.mark.skipif(not REAL_FILMS.exists(), reason=f"the real films are not at {REAL_FILMS}")
 def test_every_real_film_has_a_patient_by_its_name():
-    names = [path.name for path in REAL.glob("*/*/*")]
+    names = [path.name for path in REAL_FILMS.glob("*/*/*")]
     patients = {parse_patient(name) for name in names}
     assert len(names) == 5_856
     assert None not in patients

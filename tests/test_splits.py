@@ -115,7 +115,7 @@ def test_the_stratified_split_of_kaggles_films_has_the_published_class_shares():
     report = describe_splits(table, len(table))
     assert [report[split]["normal_share"] for split in SPLITS] == [0.2703, 0.2713, 0.2696]
     assert [report[split]["films"] for split in SPLITS] == [4_684, 586, 586]
-    assert report["train"]["NORMAL"], report["train"]["PNEUMONIA"] == (1_266, 3_418)
+    assert (report["train"]["NORMAL"], report["train"]["PNEUMONIA"]) == (1_266, 3_418)
 
 
 def test_the_stratified_split_leaks_patients_and_says_how_many():

@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import ROOT, clean_environment
 
 from pneumonia.errors import InputError
 from pneumonia.params import MergeParams, Params, SplitParams, load_params
 from pneumonia.stage import run_stage
-from tests.conftest import ROOT, clean_environment
 
 FULL_DISK = """
 import resource
