@@ -1,0 +1,225 @@
+"""A classifier takes raw grey values, is cut where its frozen part ends, and is saved to the same bytes."""
+
+import math
+import time
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from pneumonia.backbones import BACKBONES
+from pneumonia.errors import InputError
+from pneumonia.model import (
+    build_model,
+    cut_model,
+    find_cut,
+    find_layer,
+    freeze_below,
+    get_backbone,
+    load_model,
+    save_model,
+)
+from pneumonia.params import ModelParams
+
+FILMS = np.random.default_rng(0).integers(0, 256, (4, 96, 96, 1)).astype(np.float32)
+
+
+def build(backbone: str, image_size: int | str = 32, dropout: float = 0.0) -> keras.Model:
+    return build_model(ModelParams(backbone=backbone, weights="none", image_size=image_size, dropout=dropout))  # pyright: ignore
+
+
+def count(variables: Sequence[keras.Variable]) -> int:
+    return sum(math.prod(variable.shape) for variable in variables)
+
+
+def call(model: keras.Model | None, x: Any) -> np.ndarray:
+    return np.asarray(x if model is None else model(x, training=False))
+
+
+@pytest.fixture(scope="module")
+def inception() -> keras.Model:
+    return build("inception_v3", "auto", dropout=0.5)
+
+
+@pytest.fixture(scope="module")
+def models(inception: keras.Model) -> dict[str, keras.Model]:
+    """Return one classifier per backbone, small where the backbone can be."""
+    return {name: build(name, 96) for name in BACKBONES if name != "inception_v3"} | {"inception_v3": inception}
+
+
+def test_inception_has_21_804_833_parameters_of_which_the_heads_2_049_are_trained_at_first(inception: keras.Model):
+    freeze_below(inception, None)
+    assert (inception.count_params(), count(inception.trainable_variables)) == (21_804_833, 2_049)
+
+
+def test_inception_trains_10_543_489_parameters_in_37_variables_from_layer_250(inception: keras.Model):
+    freeze_below(inception, 250)
+    assert (count(inception.trainable_variables), len(inception.trainable_variables)) == (10_543_489, 37)
+
+
+def test_inception_is_cut_at_mixed8_for_layer_250(inception: keras.Model):
+    cut = get_backbone(inception).layers[find_cut(get_backbone(inception), find_layer(get_backbone(inception), "auto"))]
+    assert (cut.name, cut.output.shape) == ("mixed8", (None, 8, 8, 1280))
+
+
+def test_efficientnet_lite_has_as_many_parameters_as_published_less_its_classifier(models: dict[str, keras.Model]):
+    assert get_backbone(models["efficientnet_lite0"]).count_params() == 3_413_024  # 4.65 million with 1000 classes
+
+
+@pytest.mark.parametrize(
+    "backbone, from_layer",
+    [
+        *(("tiny", layer) for layer in (None, "auto", 0, 1, "conv2", "bn2", 9)),
+        *(("efficientnet_lite0", layer) for layer in (None, "auto", 1, "block3b_project_bn", "block6a_depthwise_conv")),
+        *(("inception_v3", layer) for layer in (None, "auto", 200, 310)),
+    ],
+)
+def test_tail_after_prefix_is_the_whole_model(
+    models: dict[str, keras.Model], backbone: str, from_layer: int | str | None
+):
+    model = models[backbone]
+    size = model.input_shape[1]
+    films = FILMS if size == 96 else np.tile(FILMS[:2], (1, 4, 4, 1))[:, :size, :size]
+    cut = cut_model(model, None if from_layer is None else find_layer(get_backbone(model), from_layer))
+    np.testing.assert_allclose(call(cut.tail, call(cut.prefix, films)), call(model, films), rtol=1e-4, atol=1e-5)
+
+
+def test_the_model_scales_grey_values_into_the_range_of_its_backbones_weights():
+    for name, low, high in (("efficientnet_lite0", -127 / 128, 1.0), ("inception_v3", -1.0, 1.0)):
+        factor, offset = BACKBONES[name].scale
+        assert (offset, 255 * factor + offset) == pytest.approx((low, high))
+
+
+def test_uint8_films_are_taken_as_they_are():
+    model = build("tiny")
+    films = FILMS[:, :32, :32]
+    np.testing.assert_allclose(call(model, films.astype(np.uint8)), call(model, films), rtol=1e-6)
+
+
+@pytest.mark.parametrize("from_layer", [None, "auto", "conv2"])
+def test_what_a_tail_learns_is_in_the_model_that_is_saved_and_loaded(tmp_path: Path, from_layer: str | None):
+    model = build("tiny")
+    index = None if from_layer is None else find_layer(get_backbone(model), from_layer)
+    before = call(model, FILMS[:, :32, :32])
+    freeze_below(model, index)
+    cut = cut_model(model, index)
+    activations = call(cut.prefix, FILMS[:, :32, :32])
+    cut.tail.compile("sgd", "mse")
+    cut.tail.fit(activations, np.ones((4, 1)), epochs=3, verbose=0)  # pyright: ignore[reportArgumentType]
+    save_model(model, tmp_path / "model.keras")
+    after = call(load_model(tmp_path / "model.keras"), FILMS[:, :32, :32])
+    np.testing.assert_allclose(after, call(cut.tail, activations), rtol=1e-4, atol=1e-5)
+    assert np.abs(after - before).max() > 1e-3
+
+
+@pytest.mark.parametrize("from_layer", [0, 4])
+def test_a_tail_says_and_keeps_the_same_in_training_as_in_inference(from_layer: int):
+    model = build("tiny")
+    freeze_below(model, from_layer)
+    cut = cut_model(model, from_layer)
+    before, x = model.get_weights(), call(cut.prefix, FILMS[:, :32, :32])
+    np.testing.assert_allclose(np.asarray(cut.tail(x, training=True)), call(cut.tail, x), rtol=1e-5)
+    assert all(np.array_equal(one, other) for one, other in zip(before, model.get_weights(), strict=True))
+
+
+def test_layers_from_from_layer_on_are_trainable_and_no_other():
+    model = build("tiny")
+    backbone = get_backbone(model)
+    freeze_below(model, find_layer(backbone, "conv2"))
+    trained = {name.path.split("/")[-2] for name in model.trainable_variables}
+    assert trained == {"conv2", "bn2", "conv3", "bn3", "logit"}
+
+
+# Handmade networks: the index of each layer is its place in the list that Keras keeps.
+
+
+def straight() -> keras.Model:
+    x = inputs = layers.Input((4,), name="input")
+    for name in "abc":
+        x = layers.Dense(4, name=name)(x)
+    return keras.Model(inputs, x)
+
+
+def residual() -> keras.Model:
+    inputs = layers.Input((4,), name="input")
+    x = layers.Dense(4, name="a")(inputs)
+    y = layers.Dense(4, name="c")(layers.Dense(4, name="b")(x))
+    return keras.Model(inputs, layers.Dense(4, name="d")(layers.Add(name="add")([x, y])))
+
+
+def branched() -> keras.Model:
+    inputs = layers.Input((4,), name="input")
+    x = layers.Dense(4, name="a")(inputs)
+    branches = [layers.Dense(4, name=name)(x) for name in ("left", "right")]
+    return keras.Model(inputs, layers.Dense(4, name="b")(layers.Concatenate(name="concat")(branches)))
+
+
+@pytest.mark.parametrize(
+    "network, from_layer, cut",
+    [
+        (straight, "a", "input"),
+        (straight, "b", "a"),
+        (straight, "c", "b"),
+        (residual, "b", "a"),
+        (residual, "c", "a"),  # add also needs a
+        (residual, "add", "a"),
+        (residual, "d", "add"),
+        (branched, "left", "a"),
+        (branched, "right", "a"),
+        (branched, "concat", "a"),
+        (branched, "b", "concat"),
+    ],
+)
+def test_the_cut_is_the_last_tensor_on_which_all_that_is_trained_depends(network: Any, from_layer: str, cut: str):
+    model = network()
+    names = [layer.name for layer in model.layers]
+    assert names[find_cut(model, names.index(from_layer))] == cut
+
+
+@pytest.mark.parametrize("from_layer", [0, 1])
+def test_nothing_is_cut_off_when_every_layer_is_trained(from_layer: int):
+    model = build("tiny")
+    assert find_cut(get_backbone(model), from_layer) == 0
+    assert cut_model(model, from_layer).prefix is None
+
+
+@pytest.mark.parametrize("name", ["no_such_layer", 10, -1])
+def test_a_layer_that_the_backbone_does_not_have_is_refused(name: int | str):
+    with pytest.raises(InputError, match=f"from_layer is {name!r}, which tiny does not have"):
+        find_layer(get_backbone(build("tiny")), name)
+
+
+def test_the_same_model_saved_a_second_later_has_the_same_bytes(tmp_path: Path):
+    model = build("tiny", dropout=0.5)
+    save_model(model, tmp_path / "one.keras")
+    time.sleep(1.1)
+    save_model(model, tmp_path / "two.keras")
+    assert (tmp_path / "one.keras").read_bytes() == (tmp_path / "two.keras").read_bytes()
+
+
+def test_saving_leaves_nothing_beside_the_model(tmp_path: Path):
+    save_model(build("tiny"), tmp_path / "model.keras")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.keras"]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "text", "missing", "other archive"])
+def test_a_damaged_model_is_refused_by_name(tmp_path: Path, damage: str):
+    path = tmp_path / "damaged.keras"
+    save_model(build("tiny"), path)
+    whole = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    elif damage == "other archive":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("config.json", "[]")
+            archive.writestr("metadata.json", "{}")
+    else:
+        flipped = whole[:5000] + bytes([whole[5000] ^ 255]) + whole[5001:]
+        path.write_bytes({"truncated": whole[:-500], "flipped": flipped, "text": b"no model"}[damage])
+    with pytest.raises(InputError, match=r"damaged\.keras cannot be loaded"):
+        load_model(path)

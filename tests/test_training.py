@@ -1,0 +1,254 @@
+"""Training on cached activations is training; stopped and resumed, it ends in the same bits."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import accuracy_score, f1_score, log_loss
+
+from pneumonia.augment import Dataset, Split
+from pneumonia.model import build_model, cut_model, freeze_below
+from pneumonia.params import FitParams, ModelParams
+from pneumonia.predict import predict_probabilities
+from pneumonia.training import Batches, find_state, fit, make_deterministic, train_from
+
+PARAMS = FitParams(epochs=3, batch_size=8, learning_rate=1e-2, monitor="val_loss", patience=None, seed=1)
+HEAD, FINETUNE, EVERYTHING = None, 7, 0  # first trainable layer: none of the backbone, conv3, all
+OnEpoch = Callable[[int, dict[str, float]], None]
+
+
+def make_split(films: int, seed: int) -> Split:
+    """Draw noise, a little brighter where the label is 1."""
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.arange(films) % 2).astype(np.uint8)
+    images = rng.integers(0, 200, (films, 32, 32)) + 12 * labels[:, None, None]
+    return Split(images.astype(np.uint8), labels, labels.astype(str), np.zeros(films, bool))
+
+
+DATASET = Dataset(make_split(24, 1), make_split(16, 2), make_split(4, 3), {0: 1.0, 1: 1.0})
+# The more is learnt from training films, the worse these validation films are called.
+INVERTED = replace(DATASET, val=replace(DATASET.val, labels=1 - DATASET.val.labels))
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def build(dropout: float = 0.0) -> keras.Model:
+    """Build the same model again, as a stage does when it starts."""
+    make_deterministic(1)
+    return build_model(ModelParams(backbone="tiny", weights="none", image_size=32, dropout=dropout))
+
+
+def train(
+    state: str = "state", from_layer: int | None = HEAD, dropout: float = 0.0, dataset: Dataset = DATASET,
+    on_epoch: OnEpoch = lambda epoch, logs: None, **changes: Any,
+) -> tuple[pd.DataFrame, keras.Model]:  # fmt: skip
+    model, params = build(dropout), PARAMS.model_copy(update=changes)
+    return train_from(model, from_layer, dataset, params, Path(state), on_epoch), model
+
+
+@cache
+def unbroken(from_layer: int | None) -> tuple[pd.DataFrame, keras.Model]:
+    """Train without being stopped, with dropout."""
+    return train("unbroken", from_layer, dropout=0.5)
+
+
+def read_weights(model: keras.Model) -> dict[str, np.ndarray]:
+    return {v.path: np.asarray(v) for v in model.variables if "seed_generator" not in v.path}
+
+
+def assert_same(one: tuple[pd.DataFrame, keras.Model], other: tuple[pd.DataFrame, keras.Model]) -> None:
+    """Compare histories and weights bit by bit."""
+    pd.testing.assert_frame_equal(one[0], other[0], check_exact=True)
+    weights, others = read_weights(one[1]), read_weights(other[1])
+    assert weights.keys() == others.keys()
+    assert [path for path in weights if weights[path].tobytes() != others[path].tobytes()] == []
+
+
+class Stop(Exception):  # noqa: N818
+    """What a kill is to a test."""
+
+
+def stop_after(last: int) -> OnEpoch:
+    def stop(epoch: int, logs: dict[str, float]) -> None:
+        if epoch == last:
+            raise Stop
+
+    return stop
+
+
+@pytest.mark.parametrize("from_layer", [HEAD, FINETUNE])
+def test_cached_activations_train_as_the_whole_model_on_films_does(from_layer: int | None):
+    cached, model = train(from_layer=from_layer)
+    plain = build()
+    freeze_below(plain, from_layer)
+    films, val = (Batches(split.images, split.labels, 8) for split in (DATASET.train, DATASET.val))
+    history = fit(cut_model(plain, 0).tail, films, val, PARAMS, DATASET.class_weight, Path("plain"), verbose=0)
+    pd.testing.assert_frame_equal(cached, history, rtol=1e-3, atol=1e-4)
+    for path, weight in read_weights(plain).items():
+        np.testing.assert_allclose(read_weights(model)[path], weight, rtol=1e-3, atol=1e-4, err_msg=path)
+
+
+@pytest.mark.parametrize(
+    "from_layer, trained",
+    [
+        (HEAD, {"logit"}),
+        (FINETUNE, {"conv3", "bn3", "logit"}),
+        (EVERYTHING, {"conv1", "bn1", "conv2", "bn2", "conv3", "bn3", "logit"}),
+    ],
+)
+def test_trainable_weights_move_and_frozen_ones_and_batchnorm_statistics_stay(
+    from_layer: int | None, trained: set[str]
+):
+    before = read_weights(build(dropout=0.5))
+    after = read_weights(unbroken(from_layer)[1])
+    moved = {path for path, weight in after.items() if not np.array_equal(weight, before[path])}
+    assert moved == {path for path in after if path.split("/")[0] in trained and "/moving_" not in path}
+
+
+def test_with_nothing_frozen_films_are_trained_on_and_nothing_is_cached():
+    history, _ = unbroken(EVERYTHING)
+    assert history["loss"].iloc[-1] < history["loss"].iloc[0]
+    train(from_layer=EVERYTHING, epochs=1)
+    assert not Path(".cache").exists()
+
+
+def test_the_same_seed_gives_the_same_bits():
+    assert_same(train(from_layer=EVERYTHING, dropout=0.5), unbroken(EVERYTHING))
+
+
+def test_another_seed_gives_other_weights():
+    one, other = unbroken(HEAD)[1], train(dropout=0.5, seed=2)[1]
+    assert not np.array_equal(read_weights(one)["logit/kernel"], read_weights(other)["logit/kernel"])
+
+
+def test_every_epoch_takes_each_film_once_in_another_order():
+    epochs: list[list[int]] = [[]]
+
+    class Recorded(Batches):
+        def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+            epochs[-1] += self.order[index * self.batch_size : (index + 1) * self.batch_size].tolist()
+            return super().__getitem__(index)
+
+    films = Recorded(DATASET.train.images[:20], DATASET.train.labels[:20], 8)
+    val = Batches(DATASET.val.images, DATASET.val.labels, 8)
+    fit(build(), films, val, PARAMS, {0: 1.0, 1: 1.0}, Path("state"), lambda *_: epochs.append([]), verbose=0)
+    taken = [epoch[-20:] for epoch in epochs[:3]]  # Keras looks at a batch or two before the first epoch begins
+    assert all(sorted(epoch) == list(range(20)) for epoch in taken)
+    assert len({tuple(epoch) for epoch in taken}) == 3
+
+
+@pytest.mark.parametrize("from_layer, last", [(HEAD, 1), (FINETUNE, 0)])
+def test_training_that_was_stopped_ends_in_the_same_bits_when_resumed(from_layer: int | None, last: int):
+    with pytest.raises(Stop):
+        train("broken", from_layer, dropout=0.5, on_epoch=stop_after(last))
+    assert len(json.loads(Path("broken/history.json").read_text())) == last + 1
+    assert_same(train("broken", from_layer, dropout=0.5), unbroken(from_layer))
+
+
+def test_more_epochs_go_on_after_fewer():
+    train(dropout=0.5, epochs=1)
+    assert_same(train(dropout=0.5), unbroken(HEAD))
+
+
+def test_training_that_was_finished_is_only_read_again():
+    first = train(dropout=0.5)
+    files = {path: path.stat().st_mtime_ns for path in Path("state").iterdir()}
+    assert_same(train(dropout=0.5), first)
+    assert {path: path.stat().st_mtime_ns for path in Path("state").iterdir()} == files
+
+
+def test_weights_of_an_epoch_that_history_does_not_name_do_not_count():
+    with pytest.raises(Stop):
+        train("broken", dropout=0.5, on_epoch=stop_after(0))
+    Path("broken/epoch0001.weights.h5").write_bytes(b"half a fi")
+    Path("broken/.partial-1-epoch0002.weights.h5").write_bytes(b"half")
+    assert_same(train("broken", dropout=0.5), unbroken(HEAD))
+
+
+def test_every_epoch_is_told_while_it_ends_and_the_last_one_again_on_resuming():
+    told: list[int] = []
+
+    def tell(epoch: int, logs: dict[str, float]) -> None:
+        assert json.loads(Path("state/history.json").read_text())[epoch] == logs
+        told.append(epoch)
+
+    train(epochs=1, on_epoch=tell)
+    train(epochs=2, on_epoch=tell)
+    assert told == [0, 0, 1]
+
+
+def test_no_more_weights_are_kept_than_those_of_the_last_and_the_best_epoch():
+    history, _ = train(dataset=INVERTED, epochs=4, learning_rate=0.1)
+    kept = {f"epoch{epoch:04d}.weights.h5" for epoch in (3, int(history["val_loss"].argmin()))}
+    assert {path.name for path in Path("state").iterdir()} == kept | {"history.json"}
+
+
+@pytest.mark.parametrize(
+    "monitor, best", [("val_loss", "argmin"), ("val_auc", "argmax"), ("val_f1", "argmax"), ("val_accuracy", "argmax")]
+)
+def test_the_model_is_left_with_the_weights_of_the_best_epoch(monitor: str, best: str):
+    history, model = train(dataset=INVERTED, epochs=6, learning_rate=0.1, monitor=monitor)
+    row = history.iloc[getattr(history[monitor], best)()]
+    assert row["epoch"] < 6, "the last epoch was best: this proves nothing"
+    probabilities = predict_probabilities(model, INVERTED.val.images)
+    assert log_loss(INVERTED.val.labels, probabilities) == pytest.approx(row["val_loss"], rel=1e-3)
+
+
+def test_an_epoch_that_diverged_is_never_the_best():
+    _, expected = train(epochs=1)
+    history = json.loads(Path("state/history.json").read_text())
+    Path("state/history.json").write_text(json.dumps([*history, history[0] | {"val_loss": float("nan")}]))
+    shutil.copy("state/epoch0000.weights.h5", "state/epoch0001.weights.h5")
+    _, model = train(epochs=2)
+    assert read_weights(model)["logit/kernel"].tobytes() == read_weights(expected)["logit/kernel"].tobytes()
+
+
+def test_training_stops_when_it_waited_long_enough_for_a_better_epoch():
+    history, _ = train(dataset=INVERTED, epochs=30, learning_rate=0.1, patience=2)
+    assert len(history) < 30
+    assert len(history) == int(history["val_loss"].argmin()) + 1 + 2
+
+
+def test_class_weights_multiply_the_loss_of_training_and_not_of_validation():
+    once, _ = train("once", epochs=1, learning_rate=1e-9)
+    twice, _ = train("twice", epochs=1, learning_rate=1e-9, dataset=replace(DATASET, class_weight={0: 2.0, 1: 2.0}))
+    assert twice["loss"][0] == pytest.approx(2 * once["loss"][0], rel=1e-4)
+    assert twice["val_loss"][0] == pytest.approx(once["val_loss"][0], rel=1e-4)
+
+
+def test_measured_f1_and_accuracy_follow_from_probability_one_half():
+    history, model = unbroken(EVERYTHING)
+    best = history.iloc[int(history["val_loss"].argmin())]
+    calls, labels = predict_probabilities(model, DATASET.val.images) >= 0.5, DATASET.val.labels == 1
+    assert best["val_accuracy"] == pytest.approx(accuracy_score(labels, calls))
+    assert best["val_f1"] == pytest.approx(f1_score(labels, calls))
+
+
+def test_unfinished_training_belongs_to_one_phase_data_section_and_set_of_weights():
+    Path("one.pkl").write_bytes(b"films")
+    Path("same.pkl").write_bytes(b"films")
+    Path("other.pkl").write_bytes(b"other films")
+    model = build()
+    state = find_state("train", Path("one.pkl"), model, PARAMS)
+    assert find_state("train", Path("same.pkl"), model, PARAMS) == state
+    others = [
+        find_state("finetune", Path("one.pkl"), model, PARAMS),
+        find_state("train", Path("other.pkl"), model, PARAMS),
+        find_state("train", Path("one.pkl"), model, PARAMS.model_copy(update={"learning_rate": 0.02})),
+    ]
+    logit: Any = model.get_layer("logit")
+    logit.bias.assign_add([0.1])
+    others.append(find_state("train", Path("one.pkl"), model, PARAMS))
+    assert len({state, *others}) == 5
