@@ -72,6 +72,11 @@ def project(tmp_path: Path) -> Path:
     return copy_project(tmp_path / "project")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the longest file, so that one worker runs it while the other runs the rest."""
+    items.sort(key=lambda item: item.path.name != "test_pipeline.py")
+
+
 # Every Python process of the pipeline tells which other machines it asks for.
 LISTENER = """
 import sys

@@ -1,0 +1,284 @@
+"""A model is registered once and becomes champion only when it deserves it."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+from pneumonia.augment import read_split
+from pneumonia.metrics import compute_metrics
+from pneumonia.model import build_model, save_model
+from pneumonia.params import ModelParams, Params, load_params
+from pneumonia.phantom import draw_phantoms
+from pneumonia.predict import predict_probabilities
+from pneumonia.records import scan_films
+from pneumonia.registry import (
+    MODEL_NAME,
+    Check,
+    check_challenger,
+    consider,
+    describe_versions,
+    find_alias,
+    find_version,
+    register_model,
+)
+from pneumonia.tracking import connect
+
+ROOT = Path(__file__).parent.parent
+REPOSITORY = load_params(ROOT / "params.yaml")
+NO_FLOORS = {"min_roc_auc": 0.0, "min_sensitivity": 0.0, "min_specificity": 0.0, "margin": 0.0}
+
+
+class Model(NamedTuple):
+    path: Path
+    size: int  # of its input
+    metrics: dict[str, Any]  # on the test films
+
+
+class Films(NamedTuple):
+    raw: Path
+    records: pd.DataFrame
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Films:
+    raw = tmp_path_factory.mktemp("raw")
+    draw_phantoms(raw, 48, seed=1)
+    return Films(raw, scan_films(raw)[0])
+
+
+@pytest.fixture(scope="module")
+def models(films: Films, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Model]:
+    """Return a model that ranks films badly and one, of another size, that ranks them well."""
+    folder, found = tmp_path_factory.mktemp("models"), {}
+    for name, size in (("worse", 48), ("better", 32)):
+        keras.utils.set_random_seed(1)
+        model = build_model(ModelParams(backbone="tiny", weights="none", image_size=size, dropout=0.0))
+        test = read_split(films.records, films.raw, size)
+        kernel, bias = model.get_layer("logit").get_weights()
+        measured = compute_metrics(test.labels, predict_probabilities(model, test.images), 0.5)
+        if (measured["roc_auc"] > 0.5) != (name == "better"):  # a head of the other sign ranks the other way round
+            model.get_layer("logit").set_weights([-kernel, bias])
+            measured = compute_metrics(test.labels, predict_probabilities(model, test.images), 0.5)
+        save_model(model, folder / f"{name}.keras")
+        found[name] = Model(folder / f"{name}.keras", size, measured)
+    return found
+
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a store with all tables and no run: MLflow takes a second to create one."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture(autouse=True)
+def project(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Work in a project with a store of its own."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mlruns").mkdir()
+    shutil.copy(empty_store, tmp_path / "mlruns")
+    yield tmp_path
+    mlflow.set_tracking_uri(None)  # pyright: ignore[reportArgumentType]
+
+
+def make_params(source: str = "phantom", **gates: float) -> Params:
+    data = REPOSITORY.data.model_copy(update={"source": source})
+    register = REPOSITORY.register_.model_copy(update=NO_FLOORS | gates)
+    return REPOSITORY.model_copy(update={"data": data, "register_": register})
+
+
+def register(model: Model, params: Params | None = None) -> ModelVersion:
+    """Register a model as the stage does, as one of synthetic films unless `params` say otherwise."""
+    notice = (params or make_params()).data.notice
+    with mlflow.start_run(experiment_id=connect()) as run:
+        pass
+    tags = {"recipe": "default", "test_roc_auc": str(model.metrics["roc_auc"]), "synthetic": str(bool(notice))}
+    return register_model(run, model.path, model.size, tags, notice)
+
+
+def offer(model: Model, films: Films, params: Params | None = None) -> tuple[str, list[Check]]:
+    """Register a model and ask for its promotion."""
+    params = params or make_params()
+    return consider(register(model, params), model.metrics, films.records, films.raw, params)
+
+
+def find_champion() -> int | str | None:
+    champion = find_alias("champion")
+    return champion and champion.version
+
+
+def failed(checks: list[Check]) -> list[str]:
+    return [check.what for check in checks if not check.passed]
+
+
+def test_a_file_is_registered_once(models: dict[str, Model]):
+    first, second = register(models["better"]), register(models["better"])
+    assert first.version == second.version
+    assert len(mlflow.MlflowClient().search_model_versions(f"name = '{MODEL_NAME}'")) == 1
+
+
+def test_the_latest_registered_version_is_the_challenger(models: dict[str, Model]):
+    register(models["worse"])
+    second = register(models["better"])
+    challenger = find_alias("challenger")
+    assert challenger and challenger.version == second.version
+
+
+def test_a_version_carries_its_notice_and_tags_and_is_found_by_its_content(models: dict[str, Model]):
+    register(models["better"])
+    version = find_version(mlflow_sha256 := register(models["better"]).tags["model_sha256"])
+    assert version and version.description == make_params().data.notice
+    assert version.tags.items() >= {"recipe": "default", "synthetic": "True", "model_sha256": mlflow_sha256}.items()
+    assert find_version("0" * 64) is None
+
+
+def test_registering_does_not_change_the_tags_it_was_given(models: dict[str, Model]):
+    with mlflow.start_run(experiment_id=connect()) as run:
+        pass
+    register_model(run, models["better"].path, 32, tags := {"recipe": "default"}, "")
+    assert tags == {"recipe": "default"}
+
+
+def test_the_run_that_made_a_model_stays_finished(models: dict[str, Model]):
+    run_id = register(models["better"]).run_id
+    assert run_id and mlflow.get_run(run_id).info.status == "FINISHED"
+    assert mlflow.active_run() is None
+
+
+def test_a_version_has_a_signature_and_an_input_example(models: dict[str, Model]):
+    version = register(models["better"])
+    info = mlflow.models.get_model_info(f"models:/{MODEL_NAME}/{version.version}")
+    assert info.signature
+    assert [spec.shape for spec in info.signature.inputs.inputs] == [(-1, 32, 32)]
+    assert [str(spec.type) for spec in info.signature.inputs.inputs] == ["uint8"]
+    assert info.saved_input_example_info
+
+
+def test_a_version_loads_without_pickle_and_says_what_the_pipeline_says(
+    models: dict[str, Model], films: Films, monkeypatch: pytest.MonkeyPatch
+):
+    version = register(models["better"])
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    served = mlflow.pyfunc.load_model(f"models:/{MODEL_NAME}/{version.version}")
+    images = read_split(films.records, films.raw, 32).images
+    expected = predict_probabilities(keras.saving.load_model(models["better"].path), images)  # pyright: ignore
+    np.testing.assert_allclose(served.predict(images), expected, atol=1e-6)
+    assert not [path for path in Path("mlruns").rglob("*.p*kl*")]
+
+
+def test_a_version_refuses_films_of_another_size(models: dict[str, Model]):
+    version = register(models["better"])
+    served = mlflow.pyfunc.load_model(f"models:/{MODEL_NAME}/{version.version}")
+    with pytest.raises(MlflowException, match="expected shape"):
+        served.predict(np.zeros((1, 48, 48), np.uint8))
+
+
+@pytest.mark.parametrize("metric", ["roc_auc", "sensitivity", "specificity"])
+def test_each_floor_refuses_by_its_name(metric: str):
+    gates = make_params(**{f"min_{metric}": 0.8}).register_
+    measured = {"roc_auc": 0.9, "sensitivity": 0.9, "specificity": 0.9}
+    assert failed(check_challenger(measured | {metric: 0.8}, None, gates)) == []
+    assert failed(check_challenger(measured | {metric: 0.79}, None, gates)) == [f"{metric} floor"]
+
+
+def test_the_first_model_above_the_floors_becomes_champion(models: dict[str, Model], films: Films):
+    outcome, checks = offer(models["better"], films)
+    assert (outcome, failed(checks), find_champion()) == ("version 1 is the new champion", [], 1)
+
+
+def test_a_model_below_a_floor_stays_challenger_even_without_a_champion(models: dict[str, Model], films: Films):
+    outcome, checks = offer(models["better"], films, make_params(min_roc_auc=1.0))
+    assert (outcome, failed(checks)) == ("version 1 stays challenger", ["roc_auc floor"])
+    assert find_champion() is None
+
+
+def test_a_better_challenger_takes_the_place_of_the_champion(models: dict[str, Model], films: Films):
+    offer(models["worse"], films)
+    outcome, checks = offer(models["better"], films)
+    assert (outcome, failed(checks), find_champion()) == ("version 2 is the new champion", [], 2)
+
+
+def test_a_worse_challenger_does_not(models: dict[str, Model], films: Films):
+    offer(models["better"], films)
+    outcome, checks = offer(models["worse"], films)
+    assert outcome == "version 2 stays challenger, champion is version 1"
+    assert failed(checks) == ["roc_auc of champion, less margin"]
+    assert find_champion() == 1
+
+
+def test_a_champion_is_measured_anew_and_not_believed(models: dict[str, Model], films: Films):
+    boastful = models["worse"]._replace(metrics=models["worse"].metrics | {"roc_auc": 1.0})
+    offer(boastful, films)
+    _, checks = offer(models["better"], films)
+    assert checks[-1].bound == pytest.approx(models["worse"].metrics["roc_auc"], abs=1e-6)
+    assert find_champion() == 2
+
+
+def test_a_challenger_may_fall_short_of_the_champion_by_the_margin(models: dict[str, Model], films: Films):
+    offer(models["better"], films)
+    short = models["better"].metrics["roc_auc"] - models["worse"].metrics["roc_auc"]
+    assert "stays challenger" in offer(models["worse"], films, make_params(margin=0.9 * short))[0]
+    assert "new champion" in offer(models["worse"], films, make_params(margin=1.1 * short))[0]
+
+
+def test_a_model_of_synthetic_films_never_replaces_one_of_real_films(models: dict[str, Model], films: Films):
+    offer(models["worse"], films, make_params("kaggle"))
+    _, checks = offer(models["better"], films, make_params("phantom"))
+    assert failed(checks) == ["trained on real films, as the champion is"]
+    assert find_champion() == 1
+
+
+def test_a_model_of_real_films_may_replace_one_of_synthetic_films(models: dict[str, Model], films: Films):
+    offer(models["worse"], films, make_params("phantom"))
+    offer(models["better"], films, make_params("kaggle"))
+    assert find_champion() == 2
+
+
+def test_a_decision_on_the_same_evidence_is_not_taken_again(models: dict[str, Model], films: Films):
+    offer(models["better"], films)
+    _, checks = offer(models["worse"], films)
+    again = offer(models["worse"], films)
+    assert again == ("version 2 stays challenger, as decided before", checks)
+
+
+@pytest.mark.parametrize("evidence", ["films", "gates"])
+def test_other_evidence_is_decided_anew(models: dict[str, Model], films: Films, evidence: str):
+    offer(models["better"], films)
+    offer(models["worse"], films)
+    fewer, params = films._replace(records=films.records[::2]), make_params(min_roc_auc=0.01)
+    outcome, _ = offer(models["worse"], fewer) if evidence == "films" else offer(models["worse"], films, params)
+    assert outcome == "version 2 stays challenger, champion is version 1"
+
+
+def test_the_champion_stays_what_it_is_when_it_is_offered_again(models: dict[str, Model], films: Films):
+    _, checks = offer(models["better"], films)
+    assert offer(models["better"], films) == ("version 1 is the champion", checks)
+
+
+def test_a_store_that_cannot_be_reached_is_no_registry_without_a_champion(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(MlflowException, match="127.0.0.1"):
+        find_alias("champion")
+
+
+def test_both_aliases_are_described_in_a_line_each(models: dict[str, Model], films: Films):
+    assert describe_versions() == []
+    offer(models["better"], films)
+    offer(models["worse"], films)
+    better, worse = (models[name].metrics["roc_auc"] for name in ("better", "worse"))
+    assert describe_versions() == [
+        f"champion: version 1, test ROC AUC {better}, recipe default",
+        f"challenger: version 2, test ROC AUC {worse}, recipe default",
+    ]
