@@ -5,7 +5,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import packages_distributions, version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pneumonia.augment import Dataset
 
 EXPERIMENT = "pneumonia"
-LIBRARIES = ("dvc", "keras", "mlflow", "numpy", "pandas", "PIL", "scipy", "sklearn", "tensorflow")
+LIBRARIES = ("dvc", "keras", "mlflow", "numpy", "pandas", "pillow", "scikit-learn", "scipy", "tensorflow")
 Phase = str  # "train" or "finetune"
 
 
@@ -92,17 +92,14 @@ def _new_run(
 def describe_code() -> dict[str, str]:
     """Return git commit, whether tracked files differ from it, and library versions, as tags."""
     git = {"git_commit": find_commit(), "git_dirty": str(bool(_git("status", "--porcelain", "-uno")))}
-    return git | {f"version.{library}": version(name) for library, name in _distributions()}
+    # TensorFlow is installed as tensorflow or tensorflow_cpu.
+    installed = {found.name.removesuffix("_cpu"): found.version for found in distributions()}
+    return git | {f"version.{library}": installed[library] for library in LIBRARIES}
 
 
 def find_commit() -> str:
     """Return the commit that is checked out, `none` outside git."""
     return _git("rev-parse", "HEAD")
-
-
-def _distributions() -> list[tuple[str, str]]:
-    known = packages_distributions()  # TensorFlow is installed as tensorflow or tensorflow-cpu
-    return [(library, known[library][0]) for library in LIBRARIES]
 
 
 def _git(*arguments: str) -> str:

@@ -14,8 +14,9 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from pneumonia.augment import read_split
+from pneumonia.files import sha256_file
 from pneumonia.metrics import compute_metrics
-from pneumonia.model import build_model, save_model
+from pneumonia.model import build_model, load_model, save_model
 from pneumonia.params import ModelParams, Params, load_params
 from pneumonia.phantom import draw_phantoms
 from pneumonia.predict import predict_probabilities
@@ -34,7 +35,11 @@ from pneumonia.tracking import connect
 
 ROOT = Path(__file__).parent.parent
 REPOSITORY = load_params(ROOT / "params.yaml")
+NOTICE = REPOSITORY.data.notice
 NO_FLOORS = {"min_roc_auc": 0.0, "min_sensitivity": 0.0, "min_specificity": 0.0, "margin": 0.0}
+
+
+BETTER = f"models:/{MODEL_NAME}/2"
 
 
 class Model(NamedTuple):
@@ -74,20 +79,24 @@ def models(films: Films, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 
 
 @pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a store with all tables and no run: MLflow takes a second to create one."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
+def registered(models: dict[str, Model], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a store in which both models are registered, version 1 the worse and 2 the better, neither champion."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.chdir(tmp_path_factory.mktemp("registered"))
+        for model in models.values():
+            register(model)
+        mlflow.set_tracking_uri(None)  # pyright: ignore[reportArgumentType]
+        return Path.cwd() / "mlruns/mlflow.db"
 
 
 @pytest.fixture(autouse=True)
-def project(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Work in a project with a store of its own."""
+def project(registered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Work in a project with a copy of that store."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mlruns").mkdir()
-    shutil.copy(empty_store, tmp_path / "mlruns")
+    shutil.copy(registered, tmp_path / "mlruns")
     yield tmp_path
     mlflow.set_tracking_uri(None)  # pyright: ignore[reportArgumentType]
 
@@ -98,19 +107,22 @@ def make_params(source: str = "phantom", **gates: float) -> Params:
     return REPOSITORY.model_copy(update={"data": data, "register_": register})
 
 
-def register(model: Model, params: Params | None = None) -> ModelVersion:
-    """Register a model as the stage does, as one of synthetic films unless `params` say otherwise."""
-    notice = (params or make_params()).data.notice
+def register(model: Model) -> ModelVersion:
+    """Register a model of synthetic films as the stage does."""
     with mlflow.start_run(experiment_id=connect()) as run:
         pass
-    tags = {"recipe": "default", "test_roc_auc": str(model.metrics["roc_auc"]), "synthetic": str(bool(notice))}
-    return register_model(run, model.path, model.size, tags, notice)
+    tags = {"recipe": "default", "test_roc_auc": str(model.metrics["roc_auc"]), "synthetic": "True"}
+    return register_model(run, model.path, model.size, tags, NOTICE)
 
 
 def offer(model: Model, films: Films, params: Params | None = None) -> tuple[str, list[Check]]:
-    """Register a model and ask for its promotion."""
+    """Ask for the promotion of a registered model, as one of the films of `params`."""
     params = params or make_params()
-    return consider(register(model, params), model.metrics, films.records, films.raw, params)
+    version = find_version(sha256_file(model.path))
+    assert version
+    synthetic = str(bool(params.data.notice))
+    mlflow.MlflowClient().set_model_version_tag(MODEL_NAME, version.version, "synthetic", synthetic)
+    return consider(version, model.metrics, films.records, films.raw, params)
 
 
 def find_champion() -> int | str | None:
@@ -122,24 +134,22 @@ def failed(checks: list[Check]) -> list[str]:
     return [check.what for check in checks if not check.passed]
 
 
-def test_a_file_is_registered_once(models: dict[str, Model]):
-    first, second = register(models["better"]), register(models["better"])
-    assert first.version == second.version
-    assert len(mlflow.MlflowClient().search_model_versions(f"name = '{MODEL_NAME}'")) == 1
+def test_a_file_that_is_registered_again_keeps_its_version(models: dict[str, Model]):
+    assert [register(models[name]).version for name in ("worse", "better")] == [1, 2]
+    assert len(mlflow.MlflowClient().search_model_versions(f"name = '{MODEL_NAME}'")) == 2
 
 
-def test_the_latest_registered_version_is_the_challenger(models: dict[str, Model]):
-    register(models["worse"])
-    second = register(models["better"])
+@pytest.mark.parametrize("name, version", [("worse", 1), ("better", 2)])
+def test_what_was_registered_last_is_the_challenger(models: dict[str, Model], name: str, version: int):
+    register(models[name])
     challenger = find_alias("challenger")
-    assert challenger and challenger.version == second.version
+    assert challenger and challenger.version == version
 
 
 def test_a_version_carries_its_notice_and_tags_and_is_found_by_its_content(models: dict[str, Model]):
-    register(models["better"])
-    version = find_version(mlflow_sha256 := register(models["better"]).tags["model_sha256"])
-    assert version and version.description == make_params().data.notice
-    assert version.tags.items() >= {"recipe": "default", "synthetic": "True", "model_sha256": mlflow_sha256}.items()
+    version = find_version(sha256_file(models["better"].path))
+    assert version and (version.version, version.description) == (2, NOTICE)
+    assert version.tags.items() >= {"recipe": "default", "synthetic": "True"}.items()
     assert find_version("0" * 64) is None
 
 
@@ -151,42 +161,46 @@ def test_registering_does_not_change_the_tags_it_was_given(models: dict[str, Mod
 
 
 def test_the_run_that_made_a_model_stays_finished(models: dict[str, Model]):
-    run_id = register(models["better"]).run_id
-    assert run_id and mlflow.get_run(run_id).info.status == "FINISHED"
-    assert mlflow.active_run() is None
+    version = find_version(sha256_file(models["better"].path))
+    assert version and version.run_id
+    assert mlflow.get_run(version.run_id).info.status == "FINISHED"
 
 
-def test_a_version_has_a_signature_and_an_input_example(models: dict[str, Model]):
-    version = register(models["better"])
-    info = mlflow.models.get_model_info(f"models:/{MODEL_NAME}/{version.version}")
+def test_a_version_has_a_signature_and_an_input_example():
+    connect()
+    info = mlflow.models.get_model_info(BETTER)
     assert info.signature
-    assert [spec.shape for spec in info.signature.inputs.inputs] == [(-1, 32, 32)]
-    assert [str(spec.type) for spec in info.signature.inputs.inputs] == ["uint8"]
+    assert [(spec.shape, str(spec.type)) for spec in info.signature.inputs.inputs] == [((-1, 32, 32), "uint8")]
+    assert [(spec.shape, str(spec.type)) for spec in info.signature.outputs.inputs] == [((-1,), "float64")]
     assert info.saved_input_example_info
 
 
 def test_a_version_loads_without_pickle_and_says_what_the_pipeline_says(
     models: dict[str, Model], films: Films, monkeypatch: pytest.MonkeyPatch
 ):
-    version = register(models["better"])
+    connect()
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
-    served = mlflow.pyfunc.load_model(f"models:/{MODEL_NAME}/{version.version}")
     images = read_split(films.records, films.raw, 32).images
-    expected = predict_probabilities(keras.saving.load_model(models["better"].path), images)  # pyright: ignore
-    np.testing.assert_allclose(served.predict(images), expected, atol=1e-6)
-    assert not [path for path in Path("mlruns").rglob("*.p*kl*")]
+    expected = predict_probabilities(load_model(models["better"].path), images)
+    np.testing.assert_allclose(mlflow.pyfunc.load_model(BETTER).predict(images), expected, atol=1e-6)
 
 
-def test_a_version_refuses_films_of_another_size(models: dict[str, Model]):
-    version = register(models["better"])
-    served = mlflow.pyfunc.load_model(f"models:/{MODEL_NAME}/{version.version}")
-    with pytest.raises(MlflowException, match="expected shape"):
-        served.predict(np.zeros((1, 48, 48), np.uint8))
+def test_a_version_holds_no_pickle():
+    connect()
+    names = [path.name for path in Path(mlflow.artifacts.download_artifacts(BETTER)).rglob("*")]
+    assert "better.keras" in names
+    assert not [name for name in names if name.endswith((".pkl", ".pickle"))]
+
+
+def test_a_version_refuses_films_of_another_size():
+    connect()
+    with pytest.raises(MlflowException, match="shape"):
+        mlflow.pyfunc.load_model(BETTER).predict(np.zeros((1, 48, 48), np.uint8))
 
 
 @pytest.mark.parametrize("metric", ["roc_auc", "sensitivity", "specificity"])
 def test_each_floor_refuses_by_its_name(metric: str):
-    gates = make_params(**{f"min_{metric}": 0.8}).register_
+    gates = REPOSITORY.register_.model_copy(update=NO_FLOORS | {f"min_{metric}": 0.8})
     measured = {"roc_auc": 0.9, "sensitivity": 0.9, "specificity": 0.9}
     assert failed(check_challenger(measured | {metric: 0.8}, None, gates)) == []
     assert failed(check_challenger(measured | {metric: 0.79}, None, gates)) == [f"{metric} floor"]
@@ -194,12 +208,12 @@ def test_each_floor_refuses_by_its_name(metric: str):
 
 def test_the_first_model_above_the_floors_becomes_champion(models: dict[str, Model], films: Films):
     outcome, checks = offer(models["better"], films)
-    assert (outcome, failed(checks), find_champion()) == ("version 1 is the new champion", [], 1)
+    assert (outcome, failed(checks), find_champion()) == ("version 2 is the new champion", [], 2)
 
 
 def test_a_model_below_a_floor_stays_challenger_even_without_a_champion(models: dict[str, Model], films: Films):
     outcome, checks = offer(models["better"], films, make_params(min_roc_auc=1.0))
-    assert (outcome, failed(checks)) == ("version 1 stays challenger", ["roc_auc floor"])
+    assert (outcome, failed(checks)) == ("version 2 stays challenger", ["roc_auc floor"])
     assert find_champion() is None
 
 
@@ -212,9 +226,9 @@ def test_a_better_challenger_takes_the_place_of_the_champion(models: dict[str, M
 def test_a_worse_challenger_does_not(models: dict[str, Model], films: Films):
     offer(models["better"], films)
     outcome, checks = offer(models["worse"], films)
-    assert outcome == "version 2 stays challenger, champion is version 1"
+    assert outcome == "version 1 stays challenger, champion is version 2"
     assert failed(checks) == ["roc_auc of champion, less margin"]
-    assert find_champion() == 1
+    assert find_champion() == 2
 
 
 def test_a_champion_is_measured_anew_and_not_believed(models: dict[str, Model], films: Films):
@@ -249,7 +263,7 @@ def test_a_decision_on_the_same_evidence_is_not_taken_again(models: dict[str, Mo
     offer(models["better"], films)
     _, checks = offer(models["worse"], films)
     again = offer(models["worse"], films)
-    assert again == ("version 2 stays challenger, as decided before", checks)
+    assert again == ("version 1 stays challenger, as decided before", checks)
 
 
 @pytest.mark.parametrize("evidence", ["films", "gates"])
@@ -258,27 +272,26 @@ def test_other_evidence_is_decided_anew(models: dict[str, Model], films: Films, 
     offer(models["worse"], films)
     fewer, params = films._replace(records=films.records[::2]), make_params(min_roc_auc=0.01)
     outcome, _ = offer(models["worse"], fewer) if evidence == "films" else offer(models["worse"], films, params)
-    assert outcome == "version 2 stays challenger, champion is version 1"
+    assert outcome == "version 1 stays challenger, champion is version 2"
 
 
 def test_the_champion_stays_what_it_is_when_it_is_offered_again(models: dict[str, Model], films: Films):
     _, checks = offer(models["better"], films)
-    assert offer(models["better"], films) == ("version 1 is the champion", checks)
+    assert offer(models["better"], films) == ("version 2 is the champion", checks)
 
 
 def test_a_store_that_cannot_be_reached_is_no_registry_without_a_champion(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(MlflowException, match="127.0.0.1"):
+    with pytest.raises(MlflowException, match="Connection refused"):
         find_alias("champion")
 
 
 def test_both_aliases_are_described_in_a_line_each(models: dict[str, Model], films: Films):
-    assert describe_versions() == []
     offer(models["better"], films)
-    offer(models["worse"], films)
+    register(models["worse"])
     better, worse = (models[name].metrics["roc_auc"] for name in ("better", "worse"))
     assert describe_versions() == [
-        f"champion: version 1, test ROC AUC {better}, recipe default",
-        f"challenger: version 2, test ROC AUC {worse}, recipe default",
+        f"champion: version 2, test ROC AUC {better}, recipe default",
+        f"challenger: version 1, test ROC AUC {worse}, recipe default",
     ]

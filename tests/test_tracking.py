@@ -150,7 +150,7 @@ def test_without_an_experiment_of_dvc_the_recipe_does():
 
 def test_a_run_names_the_versions_of_libraries():
     tags = train().data.tags
-    assert {tags["version.keras"], tags["version.PIL"]} == {version("keras"), version("pillow")}
+    assert (tags["version.keras"], tags["version.pillow"]) == (version("keras"), version("pillow"))
     assert tags["version.tensorflow"].startswith("2.")
 
 
