@@ -144,11 +144,11 @@ def consider(
     """
     champion = find_alias("champion")
     if champion and champion.version == version.version:
-        return f"version {version.version} is the champion", read_checks(version)
+        return f"everything is up to date, version {version.version} is the champion", read_checks(version)
     evidence = [champion and champion.version, metrics, sorted(records["sha256"]), params.register_.model_dump()]
     key = sha256_bytes(json.dumps(evidence).encode())
     if version.tags.get("checked") == key:
-        return f"version {version.version} stays challenger, as decided before", read_checks(version)
+        return f"everything is up to date, version {version.version} stays challenger", read_checks(version)
     rival = None
     checks: list[Check] = []
     if champion and champion.tags.get("synthetic") == "False" and params.data.notice:

@@ -232,8 +232,9 @@ def test_a_worse_challenger_does_not(models: dict[str, Model], films: Films):
 
 
 def test_a_champion_is_measured_anew_and_not_believed(models: dict[str, Model], films: Films):
-    boastful = models["worse"]._replace(metrics=models["worse"].metrics | {"roc_auc": 1.0})
-    offer(boastful, films)
+    connect()
+    mlflow.MlflowClient().set_model_version_tag(MODEL_NAME, "1", "test_roc_auc", "1.0")
+    offer(models["worse"]._replace(metrics=models["worse"].metrics | {"roc_auc": 1.0}), films)
     _, checks = offer(models["better"], films)
     assert checks[-1].bound == pytest.approx(models["worse"].metrics["roc_auc"], abs=1e-6)
     assert find_champion() == 2
@@ -263,7 +264,7 @@ def test_a_decision_on_the_same_evidence_is_not_taken_again(models: dict[str, Mo
     offer(models["better"], films)
     _, checks = offer(models["worse"], films)
     again = offer(models["worse"], films)
-    assert again == ("version 1 stays challenger, as decided before", checks)
+    assert again == ("everything is up to date, version 1 stays challenger", checks)
 
 
 @pytest.mark.parametrize("evidence", ["films", "gates"])
@@ -277,7 +278,7 @@ def test_other_evidence_is_decided_anew(models: dict[str, Model], films: Films, 
 
 def test_the_champion_stays_what_it_is_when_it_is_offered_again(models: dict[str, Model], films: Films):
     _, checks = offer(models["better"], films)
-    assert offer(models["better"], films) == ("version 2 is the champion", checks)
+    assert offer(models["better"], films) == ("everything is up to date, version 2 is the champion", checks)
 
 
 def test_a_store_that_cannot_be_reached_is_no_registry_without_a_champion(monkeypatch: pytest.MonkeyPatch):
