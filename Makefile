@@ -10,7 +10,7 @@ export GX_ANALYTICS_ENABLED := false
 export MLFLOW_DISABLE_TELEMETRY := true
 PORT ?= 5000
 
-.PHONY: help setup setup-dev repro test lint format ui lock clean-cache
+.PHONY: help setup setup-dev repro test lint format benchmark ui lock clean-cache
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -38,6 +38,9 @@ lint: setup-dev
 
 format: setup-dev
 	@ruff check --fix && ruff format
+
+benchmark: setup  ## compare with the plain way; DATA=folder: on its films, long; else on the phantom, 3 minutes
+	@python -m benchmarks $(if $(DATA),--data $(DATA) --out docs/benchmark.md)
 
 ui: setup  ## open the MLflow UI on this project's runs
 	@echo "http://127.0.0.1:$(PORT) shows the runs; stop with Ctrl+C."

@@ -1,8 +1,6 @@
 """Decode every film once, balance the training split, and keep all splits in one pickle."""
 
-import os
 import pickle
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy.ndimage import affine_transform
-from tqdm import tqdm
 
+from pneumonia.compute import map_threads
 from pneumonia.errors import InputError
 from pneumonia.files import replacing
 from pneumonia.images import Pixels, read_film
@@ -53,12 +51,12 @@ class Dataset:
 
 def read_split(records: pd.DataFrame, raw: Path, size: int) -> Split:
     """Decode the films of a records table to squares of `size` pixels, in parallel."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        films = pool.map(lambda path: read_film((raw / path).read_bytes(), size), records["path"])
-        progress = tqdm(films, total=len(records), desc="decode", unit=" films", disable=None)
-        images = np.empty((len(records), size, size), np.uint8)
-        for row, film in enumerate(progress):
-            images[row] = film
+    images = np.empty((len(records), size, size), np.uint8)
+
+    def decode(row: int, path: str) -> None:
+        images[row] = read_film((raw / path).read_bytes(), size)
+
+    map_threads(decode, range(len(records)), records["path"], desc="decode")
     labels = np.array([CLASSES.index(label) for label in records["label"]], np.uint8)
     return Split(images, labels, records["path"].to_numpy(np.str_), np.zeros(len(records), bool))
 
@@ -106,10 +104,13 @@ def alter(images: Pixels, params: AugmentParams) -> Pixels:
         images: grey values 0 to 255, uint8 (n, side, side).
         params: ranges.
     """
-    jobs = [(image, np.random.default_rng([params.seed, 2, row]), params) for row, image in enumerate(images)]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # SciPy releases the interpreter lock
-        altered = pool.map(lambda job: _alter(*job), jobs)
-        return np.stack(list(tqdm(altered, total=len(jobs), desc="alter", unit=" films", disable=None)))
+    altered = np.empty_like(images)
+
+    def fill(row: int) -> None:
+        altered[row] = _alter(images[row], np.random.default_rng([params.seed, 2, row]), params)
+
+    map_threads(fill, range(len(images)), desc="alter")  # SciPy releases the interpreter lock
+    return altered
 
 
 def _alter(image: Pixels, rng: np.random.Generator, params: AugmentParams) -> Pixels:

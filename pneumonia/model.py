@@ -68,7 +68,7 @@ def freeze_below(model: keras.Model, from_layer: int | None) -> None:
         layer.trainable = from_layer is not None and index >= from_layer
 
 
-class _Inference(layers.Layer):
+class Inference(layers.Layer):
     """Call a model in inference mode: `fit` on a model around it would override its `training=False` (Keras 3.15)."""
 
     def __init__(self, model: keras.Model) -> None:
@@ -76,46 +76,49 @@ class _Inference(layers.Layer):
         self.model = model
 
     def call(self, inputs: keras.KerasTensor) -> keras.KerasTensor:
+        """Return what the model says in inference mode."""
         return self.model(inputs, training=False)
 
 
 @dataclass(frozen=True)
 class Cut:
-    """A classifier in two parts that share its layers: `tail(prefix(x))` is `model(x)`.
+    """A classifier in parts that share its layers: `tail(prefixes[-1](... prefixes[0](films)))` is `model(films)`.
 
     Attributes:
-        prefix: the frozen part, None when nothing is frozen.
+        prefixes: the frozen part, each fed by the one before; empty when nothing is frozen.
         tail: the rest, its backbone in inference mode; training it trains the classifier.
     """
 
-    prefix: keras.Model | None
+    prefixes: tuple[keras.Model, ...]
     tail: keras.Model
 
 
-def cut_model(model: keras.Model, from_layer: int | None) -> Cut:
-    """Cut a classifier at the last tensor on which all that is trainable depends.
+def cut_model(model: keras.Model) -> Cut:
+    """Cut a classifier at the last tensor on which all that is trainable depends, see `freeze_below`.
 
-    Args:
-        model: what `build_model` returned.
-        from_layer: first trainable layer of its backbone; None when only the head is trained.
+    The frozen part is cut once more at the backbone's default cut when that lies in it: so all that is trained above
+    the default cut, the head among it, starts from the same activations, and films pass the layers below it once.
     """
     backbone = get_backbone(model)
-    if from_layer is None:
-        pooled = model.get_layer("pool").output
-        return Cut(keras.Model(model.input, pooled, name="prefix"), keras.Model(pooled, model.output, name="tail"))
-    cut = find_cut(backbone, from_layer)
-    tensor, scaled = backbone.layers[cut].output, model.get_layer("scale").output
-    if cut == 0:
-        prefix, inputs, x = None, model.input, _Inference(backbone)(scaled)
-    else:
-        below = keras.Model(backbone.input, tensor, name="backbone_prefix")
-        above = keras.Model(tensor, backbone.output, name="backbone_tail")
-        prefix = keras.Model(model.input, below(scaled, training=False), name="prefix")
-        inputs = layers.Input(tensor.shape[1:], name="activations")
-        x = _Inference(above)(inputs)
-    for name in ("pool", "dropout", "logit"):
+    top = len(backbone.layers) - 1
+    first = next((index for index, layer in enumerate(backbone.layers) if layer.trainable_weights), None)
+    last = top if first is None else find_cut(backbone, first)
+    cuts = sorted({cut for cut in (find_cut(backbone, find_layer(backbone, "auto")), last) if 0 < cut <= last})
+    prefixes, below = list[keras.Model](), backbone.input
+    inputs, x = model.input, model.get_layer("scale").output
+    for cut in cuts:
+        at = backbone.layers[cut].output
+        x = keras.Model(below, at, name=f"backbone_to_{cut}")(x, training=False)
+        if cut == top:
+            x = model.get_layer("pool")(x)
+        prefixes.append(keras.Model(inputs, x, name=f"to_{backbone.layers[cut].name}"))
+        inputs = x = layers.Input(x.shape[1:], name="activations")
+        below = at
+    if last < top:
+        x = model.get_layer("pool")(Inference(keras.Model(below, backbone.output, name="backbone_tail"))(x))
+    for name in ("dropout", "logit"):
         x = model.get_layer(name)(x)
-    return Cut(prefix, keras.Model(inputs, x, name="tail"))
+    return Cut(tuple(prefixes), keras.Model(inputs, x, name="tail"))
 
 
 def find_cut(backbone: keras.Model, from_layer: int) -> int:

@@ -139,6 +139,20 @@ class RegisterParams(Section):
     margin: Share
 
 
+class ComputeParams(Section):
+    """How models are run: a matter of time; of results only where bfloat16 rounds coarser."""
+
+    precision: Literal["float32", "bfloat16"]
+    batch_size: Annotated[int, Field(ge=2, le=4096, strict=True)]  # a film alone is summed up in another order
+    threads: Annotated[int, Field(ge=1, le=1024, strict=True)] | Literal["auto"]
+
+
+class CacheParams(Section):
+    """What may be kept of what was computed once."""
+
+    max_gb: Annotated[float, Field(gt=0)]
+
+
 class Params(Section):
     """The whole of params.yaml."""
 
@@ -153,6 +167,8 @@ class Params(Section):
     finetune: FinetuneParams
     evaluate: EvaluateParams
     register_: Annotated[RegisterParams, Field(alias="register")]
+    compute: ComputeParams
+    cache: CacheParams
 
     def flat(self) -> dict[str, Any]:
         """Return all values under dotted names, as `dvc params` and MLflow show them."""

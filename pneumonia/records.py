@@ -1,14 +1,12 @@
 """The table of films: one row per file, and what its name says about it."""
 
-import os
 import re
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
-from tqdm import tqdm
 
+from pneumonia.compute import map_threads
 from pneumonia.errors import InputError
 from pneumonia.files import replacing, sha256_bytes
 from pneumonia.images import ImageRefusedError, describe_film
@@ -50,8 +48,7 @@ def scan_films(raw: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         The records, and the refused files with their reason; both sorted by path.
     """
     files = sorted(p for p in raw.glob("*/*/*") if p.is_file())
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow and hashlib release the interpreter lock
-        rows = list(tqdm(pool.map(_scan, files), total=len(files), desc="films", unit=" films", disable=None))
+    rows = map_threads(_scan, files, desc="films")  # Pillow and hashlib release the interpreter lock
     table = pd.DataFrame(rows, columns=[*DTYPES, "reason"]).assign(path=[p.relative_to(raw).as_posix() for p in files])
     refused = table["reason"].notna()
     films, rejected = table.loc[~refused, list(DTYPES)], table.loc[refused, list(REFUSED_DTYPES)]

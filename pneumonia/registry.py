@@ -111,9 +111,10 @@ def check_challenger(challenger: Metrics, champion: Metrics | None, gates: Regis
     return checks
 
 
-def measure_version(version: ModelVersion, records: pd.DataFrame, raw: Path, threshold: float) -> Metrics:
+def measure_version(version: ModelVersion, records: pd.DataFrame, raw: Path, params: Params) -> Metrics:
     """Return the test metrics of a registered version on the films of `records`, read at that version's own size."""
     # TensorFlow takes seconds to import, and most calls find nothing to compare.
+    from pneumonia.activations import ActivationCache
     from pneumonia.augment import read_split
     from pneumonia.metrics import compute_metrics
     from pneumonia.model import load_model
@@ -121,7 +122,8 @@ def measure_version(version: ModelVersion, records: pd.DataFrame, raw: Path, thr
 
     model = load_model(download_model(version))
     test = read_split(records, raw, model.input_shape[1])
-    return compute_metrics(test.labels, predict_probabilities(model, test.images), threshold)
+    probabilities = predict_probabilities(model, test.images, ActivationCache(params.compute, params.cache))
+    return compute_metrics(test.labels, probabilities, params.evaluate.threshold)
 
 
 def consider(
@@ -154,7 +156,7 @@ def consider(
     if champion and champion.tags.get("synthetic") == "False" and params.data.notice:
         checks.append(Check("trained on real films, as the champion is", "synthetic", "real", False))
     elif champion:
-        rival = measure_version(champion, records, raw, params.evaluate.threshold)
+        rival = measure_version(champion, records, raw, params)
     checks += check_challenger(metrics, rival, params.register_)
     if promote(version, checks, key):
         return f"version {version.version} is the new champion", checks

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import get_type_hints
 
+from pneumonia.compute import use_threads
 from pneumonia.errors import InputError
 from pneumonia.params import Params, Section, load_params
 
@@ -27,6 +28,7 @@ def run_stage(stage: Callable[..., None]) -> None:
     paths = vars(parser.parse_args())
     try:
         params = load_params()
+        use_threads(params.compute.threads)
         stage(**paths, **{name: _section(params, hint) for name, hint in hints.items() if hint is not Path})
     except InputError as error:
         raise SystemExit(f"{stage.__name__}: {error}") from None

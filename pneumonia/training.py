@@ -1,7 +1,7 @@
 """Fit a model epoch by epoch so that a killed run goes on where it stopped and ends in the same weights."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,11 +11,11 @@ import numpy.typing as npt
 import pandas as pd
 import tensorflow as tf
 
-from pneumonia.activations import fingerprint, read_activations
+from pneumonia.activations import ActivationCache, Rows, fingerprint
 from pneumonia.augment import Dataset, Split
-from pneumonia.files import project_home, replacing, sha256_bytes, sha256_file
+from pneumonia.files import project_home, replacing, sha256_bytes, sha256_file, write_json
 from pneumonia.model import cut_model, freeze_below
-from pneumonia.params import FitParams
+from pneumonia.params import FitParams, Monitor
 
 Logs = dict[str, float]
 OnEpoch = Callable[[int, Logs], None]
@@ -32,7 +32,7 @@ class F1Score(keras.metrics.F1Score):
 class Batches(keras.utils.PyDataset):
     """Rows of two arrays in batches, reordered every epoch when they are trained on."""
 
-    def __init__(self, x: npt.NDArray[Any], y: npt.NDArray[Any], batch_size: int) -> None:
+    def __init__(self, x: npt.NDArray[Any] | Rows, y: npt.NDArray[Any], batch_size: int) -> None:
         """Keep the arrays: `x` (n, ...) may lie on disk; `y` holds labels (n,)."""
         super().__init__()
         self.x, self.y, self.batch_size = x, y.astype(np.float32)[:, None], batch_size
@@ -47,6 +47,18 @@ class Batches(keras.utils.PyDataset):
         rows = self.order[index * self.batch_size : (index + 1) * self.batch_size]
         x = self.x[rows]
         return (x[..., None] if x.ndim == 3 else x), self.y[rows]
+
+
+def find_best(values: Sequence[float], monitor: Monitor) -> int:
+    """Return the number, from 0, of the best of one value per epoch; an epoch that diverged is never the best."""
+    gains = -np.array(values) if monitor == "val_loss" else np.array(values)
+    return int(np.argmax(np.nan_to_num(gains, nan=-np.inf)))
+
+
+def describe_best(history: pd.DataFrame, monitor: Monitor) -> dict[str, float]:
+    """Return the row of the epoch that was kept."""
+    row = history.iloc[find_best(history[monitor].to_list(), monitor)]
+    return {"epoch": int(row["epoch"])} | {str(name): float(row[name]) for name in history.columns if name != "epoch"}
 
 
 class _Checkpoint(keras.callbacks.Callback):
@@ -67,9 +79,7 @@ class _Checkpoint(keras.callbacks.Callback):
 
     @property
     def best(self) -> int:
-        values = np.array([logs[self.settings.monitor] for logs in self.history])
-        gains = -values if self.settings.monitor == "val_loss" else values
-        return int(np.argmax(np.nan_to_num(gains, nan=-np.inf)))  # an epoch that diverged is never the best
+        return find_best([logs[self.settings.monitor] for logs in self.history], self.settings.monitor)
 
     @property
     def finished(self) -> bool:
@@ -95,8 +105,7 @@ class _Checkpoint(keras.callbacks.Callback):
         self.history.append({name: float(value) for name, value in (logs or {}).items()})
         with replacing(self.weights(epoch)) as beside:
             self.trained.save_weights(beside)
-        with replacing(self.folder / "history.json") as beside:
-            beside.write_text(json.dumps(self.history))
+        write_json(self.history, self.folder / "history.json")
         for path in set(self.folder.glob("*.weights.h5")) - {self.weights(epoch), self.weights(self.best)}:
             path.unlink()
         self.on_epoch(epoch, self.history[-1])
@@ -133,6 +142,7 @@ def fit(
         keras.losses.BinaryCrossentropy(from_logits=True),
         metrics=[keras.metrics.AUC(name="auc", from_logits=True), F1Score("macro", threshold=0.5, name="f1"),
                  keras.metrics.BinaryAccuracy(name="accuracy", threshold=0.0)],
+        steps_per_execution=8,  # the same bits; halves an epoch of the head, more gains nothing
         jit_compile=False,  # pyright: ignore[reportArgumentType]
     )  # fmt: skip
     checkpoint = _Checkpoint(model, state, train, params, on_epoch)
@@ -156,10 +166,10 @@ def make_deterministic(seed: int) -> None:
     tf.config.experimental.enable_op_determinism()
 
 
-def find_state(phase: str, dataset: Path, model: keras.Model, params: FitParams) -> Path:
+def find_state(phase: str, dataset: Path, model: keras.Model, params: FitParams, precision: str) -> Path:
     """Return the folder of a phase's unfinished training: it belongs to exactly this data, model, code and section."""
     code = [sha256_file(path) for path in sorted(Path(__file__).parent.glob("*.py"))]
-    key = json.dumps([sha256_file(dataset), fingerprint(model), params.model_dump(), code])
+    key = json.dumps([sha256_file(dataset), fingerprint(model), params.model_dump(), precision, code])
     return project_home() / ".cache" / "training" / f"{phase}-{sha256_bytes(key.encode())[:16]}"
 
 
@@ -168,6 +178,7 @@ def train_from(
     from_layer: int | None,
     dataset: Dataset,
     params: FitParams,
+    cache: ActivationCache,
     state: Path,
     on_epoch: OnEpoch,
 ) -> pd.DataFrame:
@@ -177,10 +188,10 @@ def train_from(
         The history, as `fit` does.
     """
     freeze_below(model, from_layer)
-    cut = cut_model(model, from_layer)
+    cut = cut_model(model)
 
     def batches(split: Split) -> Batches:
-        x = split.images if cut.prefix is None else read_activations(cut.prefix, split.images)
+        x = cache.read(cut.prefixes, split.images) if cut.prefixes else split.images
         return Batches(x, split.labels, params.batch_size)
 
     return fit(cut.tail, batches(dataset.train), batches(dataset.val), params, dataset.class_weight, state, on_epoch)

@@ -1,9 +1,8 @@
 """Assign every film to train, val or test."""
 
-import json
 from pathlib import Path
 
-from pneumonia.files import replacing
+from pneumonia.files import write_json
 from pneumonia.params import SplitParams
 from pneumonia.records import count_films, read_records, write_table
 from pneumonia.splits import assign_splits, describe_splits
@@ -16,8 +15,7 @@ def split(records: Path, out: Path, report: Path, params: SplitParams) -> None:
     assigned = assign_splits(table, params)
     write_table(assigned, out)
     described = describe_splits(assigned, films=len(table))
-    with replacing(report) as beside:
-        beside.write_text(json.dumps(described, indent=2) + "\n")
+    write_json(described, report)
     print(count_films(assigned, by="split").to_string())
     print({name: value for name, value in described.items() if not isinstance(value, dict)})
 

@@ -1,10 +1,9 @@
 """Check every film and set aside those that cannot be read."""
 
-import json
 from pathlib import Path
 
 from pneumonia.expectations import check_films, raise_on_critical
-from pneumonia.files import replacing
+from pneumonia.files import write_json
 from pneumonia.params import DataParams, ValidateParams
 from pneumonia.records import scan_films, write_table
 from pneumonia.stage import run_stage
@@ -21,9 +20,7 @@ def validate(
         print(f"  {reason}: {files:,}")
     checks = check_films(films, rejected, params, data, docs)
     found = {check.name: check.unexpected for check in checks if check.success is False}
-    with replacing(results) as beside:
-        report = {"films": len(films), "refused": len(rejected), "unexpected": found}
-        beside.write_text(json.dumps(report, indent=2) + "\n")
+    write_json({"films": len(films), "refused": len(rejected), "unexpected": found}, results)
     for check in checks:
         if check.severity == "warning" and not check.success:
             print(f"  {'not checked' if check.success is None else 'warning'}: {check}")

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from keras import layers
 
-from pneumonia.backbones import BACKBONES
+from pneumonia.activations import fingerprint
+from pneumonia.backbones import BACKBONES, find_backbone
 from pneumonia.errors import InputError
 from pneumonia.model import (
+    Cut,
     build_model,
     cut_model,
     find_cut,
@@ -37,8 +39,24 @@ def count(variables: Sequence[keras.Variable]) -> int:
     return sum(math.prod(variable.shape) for variable in variables)
 
 
-def call(model: keras.Model | None, x: Any) -> np.ndarray:
-    return np.asarray(x if model is None else model(x, training=False))
+def call(model: keras.Model, x: Any) -> np.ndarray:
+    return np.asarray(model(x, training=False))
+
+
+def cut_from(model: keras.Model, from_layer: int | str | None) -> Cut:
+    freeze_below(model, None if from_layer is None else find_layer(get_backbone(model), from_layer))
+    return cut_model(model)
+
+
+def call_prefixes(cut: Cut, x: Any) -> Any:
+    for prefix in cut.prefixes:
+        x = call(prefix, x)
+    return x
+
+
+def describe(cut: Cut) -> list[tuple[str, Any, str]]:
+    """Return of each prefix where it ends, the shape of what it says there, and what makes it what it is."""
+    return [(prefix.name, prefix.output_shape, fingerprint(prefix)) for prefix in cut.prefixes]
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +81,14 @@ def test_inception_trains_10_543_489_parameters_in_37_variables_from_layer_250(i
 
 
 def test_inception_is_cut_at_mixed8_for_layer_250(inception: keras.Model):
-    cut = get_backbone(inception).layers[find_cut(get_backbone(inception), find_layer(get_backbone(inception), "auto"))]
-    assert (cut.name, cut.output.shape) == ("mixed8", (None, 8, 8, 1280))
+    assert find_backbone("inception_v3").from_layer == 250
+    (prefix,) = cut_from(inception, 250).prefixes
+    assert (prefix.name, prefix.output_shape) == ("to_mixed8", (None, 8, 8, 1280))
+
+
+def test_inceptions_head_is_trained_on_what_is_pooled_of_mixed8(inception: keras.Model):
+    ends = [(prefix.name, prefix.output_shape) for prefix in cut_from(inception, None).prefixes]
+    assert ends == [("to_mixed8", (None, 8, 8, 1280)), ("to_mixed10", (None, 2048))]
 
 
 def test_efficientnet_lite_has_as_many_parameters_as_published_less_its_classifier(models: dict[str, keras.Model]):
@@ -74,19 +98,54 @@ def test_efficientnet_lite_has_as_many_parameters_as_published_less_its_classifi
 @pytest.mark.parametrize(
     "backbone, from_layer",
     [
-        *(("tiny", layer) for layer in (None, "auto", 0, 1, "conv2", "bn2", 9)),
+        *(("tiny", layer) for layer in (None, "auto", "bn2", *range(10))),
         *(("efficientnet_lite0", layer) for layer in (None, "auto", 1, "block3b_project_bn", "block6a_depthwise_conv")),
+        ("efficientnet_lite0", "top_conv"),  # above the default cut
         *(("inception_v3", layer) for layer in (None, "auto", 200, 310)),
     ],
 )
-def test_tail_after_prefix_is_the_whole_model(
+def test_tail_after_prefixes_is_the_whole_model(
     models: dict[str, keras.Model], backbone: str, from_layer: int | str | None
 ):
     model = models[backbone]
     size = model.input_shape[1]
     films = FILMS if size == 96 else np.tile(FILMS[:2], (1, 4, 4, 1))[:, :size, :size]
-    cut = cut_model(model, None if from_layer is None else find_layer(get_backbone(model), from_layer))
-    np.testing.assert_allclose(call(cut.tail, call(cut.prefix, films)), call(model, films), rtol=1e-4, atol=1e-5)
+    cut = cut_from(model, from_layer)
+    np.testing.assert_allclose(call(cut.tail, call_prefixes(cut, films)), call(model, films), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_every_cut_above_the_default_cut_begins_with_the_prefix_that_ends_there(
+    models: dict[str, keras.Model], backbone: str
+):
+    model = models[backbone]
+    default, top = find_layer(get_backbone(model), "auto"), len(get_backbone(model).layers) - 1
+    expected = describe(cut_from(model, "auto"))
+    assert len(expected) == 1
+    for from_layer in (None, default, (default + top) // 2, top):
+        cut = cut_from(model, from_layer)
+        assert describe(cut)[:1] == expected
+        assert len(cut.prefixes) <= 2
+
+
+def test_below_the_default_cut_there_is_one_prefix(models: dict[str, keras.Model]):
+    ends = [[prefix.name for prefix in cut_from(models["tiny"], layer).prefixes] for layer in ("conv1", "conv2")]
+    assert ends == [[], ["to_relu1"]]
+
+
+def test_a_layer_without_weights_is_frozen_whatever_was_asked_for(models: dict[str, keras.Model]):
+    model = models["tiny"]
+    assert describe(cut_from(model, "add2")) == describe(cut_from(model, "conv3"))
+    assert describe(cut_from(model, "relu3")) == describe(cut_from(model, None))
+
+
+@pytest.mark.parametrize("backbone, from_layer", [("tiny", None), ("tiny", 4), ("efficientnet_lite0", "auto")])
+def test_a_model_that_was_saved_and_loaded_is_cut_at_the_same_place(
+    models: dict[str, keras.Model], tmp_path: Path, backbone: str, from_layer: int | str | None
+):
+    cut = cut_from(models[backbone], from_layer)
+    save_model(models[backbone], tmp_path / "model.keras")
+    assert describe(cut_model(load_model(tmp_path / "model.keras"))) == describe(cut)
 
 
 def test_the_model_scales_grey_values_into_the_range_of_its_backbones_weights():
@@ -104,11 +163,9 @@ def test_uint8_films_are_taken_as_they_are():
 @pytest.mark.parametrize("from_layer", [None, "auto", "conv2"])
 def test_what_a_tail_learns_is_in_the_model_that_is_saved_and_loaded(tmp_path: Path, from_layer: str | None):
     model = build("tiny")
-    index = None if from_layer is None else find_layer(get_backbone(model), from_layer)
     before = call(model, FILMS[:, :32, :32])
-    freeze_below(model, index)
-    cut = cut_model(model, index)
-    activations = call(cut.prefix, FILMS[:, :32, :32])
+    cut = cut_from(model, from_layer)
+    activations = call_prefixes(cut, FILMS[:, :32, :32])
     cut.tail.compile("sgd", "mse")
     cut.tail.fit(activations, np.ones((4, 1)), epochs=3, verbose=0)  # pyright: ignore[reportArgumentType]
     save_model(model, tmp_path / "model.keras")
@@ -120,9 +177,8 @@ def test_what_a_tail_learns_is_in_the_model_that_is_saved_and_loaded(tmp_path: P
 @pytest.mark.parametrize("from_layer", [0, 4])
 def test_a_tail_says_and_keeps_the_same_in_training_as_in_inference(from_layer: int):
     model = build("tiny")
-    freeze_below(model, from_layer)
-    cut = cut_model(model, from_layer)
-    before, x = model.get_weights(), call(cut.prefix, FILMS[:, :32, :32])
+    cut = cut_from(model, from_layer)
+    before, x = model.get_weights(), call_prefixes(cut, FILMS[:, :32, :32])
     np.testing.assert_allclose(np.asarray(cut.tail(x, training=True)), call(cut.tail, x), rtol=1e-5)
     assert all(np.array_equal(one, other) for one, other in zip(before, model.get_weights(), strict=True))
 
@@ -185,7 +241,7 @@ def test_the_cut_is_the_last_tensor_on_which_all_that_is_trained_depends(network
 def test_nothing_is_cut_off_when_every_layer_is_trained(from_layer: int):
     model = build("tiny")
     assert find_cut(get_backbone(model), from_layer) == 0
-    assert cut_model(model, from_layer).prefix is None
+    assert cut_from(model, from_layer).prefixes == ()
 
 
 @pytest.mark.parametrize("name", ["no_such_layer", 10, -1])

@@ -1,15 +1,25 @@
-"""A probability belongs to its film, whatever films come with it."""
+"""A probability belongs to its film, whatever films come with it and whatever is known of them already."""
+
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 
-from pneumonia import activations
-from pneumonia.model import build_model
-from pneumonia.params import ModelParams
+from pneumonia import predict
+from pneumonia.activations import ActivationCache
+from pneumonia.model import build_model, freeze_below
+from pneumonia.params import CacheParams, ComputeParams, ModelParams
 from pneumonia.predict import predict_probabilities
 
 FILMS = np.random.default_rng(0).integers(0, 256, (7, 32, 32), dtype=np.uint8)
+CACHE = ActivationCache(ComputeParams(precision="float32", batch_size=4, threads="auto"), CacheParams(max_gb=1))
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +48,7 @@ def test_there_is_one_probability_between_0_and_1_for_each_film(model: keras.Mod
 @pytest.mark.parametrize("batch_size", [1, 3, 7])
 def test_the_batch_size_changes_nothing(model: keras.Model, monkeypatch: pytest.MonkeyPatch, batch_size: int):
     together = predict_probabilities(model, FILMS)
-    monkeypatch.setattr(activations, "BATCH_SIZE", batch_size)
+    monkeypatch.setattr(predict, "BATCH_SIZE", batch_size)
     np.testing.assert_allclose(predict_probabilities(model, FILMS), together, rtol=1e-3)
 
 
@@ -50,3 +60,33 @@ def test_probabilities_stand_in_the_order_of_the_films(model: keras.Model):
 
 def test_dropout_is_off(model: keras.Model):
     np.testing.assert_array_equal(predict_probabilities(model, FILMS), predict_probabilities(model, FILMS))
+
+
+@pytest.mark.parametrize("from_layer", [None, 7, 4, 0])
+def test_the_cache_changes_no_probability(model: keras.Model, from_layer: int | None):
+    freeze_below(model, from_layer)
+    plain = predict_probabilities(model, FILMS)
+    for _ in range(2):  # computed, then read
+        np.testing.assert_allclose(predict_probabilities(model, FILMS, CACHE), plain, rtol=0, atol=1e-6)
+
+
+def test_without_a_cache_nothing_is_written_to_disk(model: keras.Model, here: Path):
+    freeze_below(model, None)
+    predict_probabilities(model, FILMS)
+    assert list(here.rglob("*")) == []
+
+
+@pytest.mark.parametrize("from_layer", [None, 7, 0])
+@pytest.mark.parametrize("cache", [None, CACHE], ids=["uncached", "cached"])
+def test_no_films_have_no_probabilities(model: keras.Model, from_layer: int | None, cache: ActivationCache | None):
+    freeze_below(model, from_layer)
+    probabilities = predict_probabilities(model, FILMS[:0], cache)
+    assert (probabilities.shape, probabilities.dtype) == ((0,), np.float64)
+
+
+@pytest.mark.parametrize("logit, probability", [(-1e3, 0.0), (-1e30, 0.0), (1e3, 1.0), (1e30, 1.0)])
+def test_a_logit_beyond_what_exp_can_hold_is_0_or_1_without_a_warning(logit: float, probability: float):
+    certain = build_model(ModelParams(backbone="tiny", weights="none", image_size=32, dropout=0.0))
+    kernel, _ = certain.get_layer("logit").get_weights()
+    certain.get_layer("logit").set_weights([0 * kernel, np.array([logit])])
+    np.testing.assert_array_equal(predict_probabilities(certain, FILMS[:2]), [probability] * 2)

@@ -14,13 +14,16 @@ import pandas as pd
 import pytest
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 
+from benchmarks.plain import wrap
+from pneumonia.activations import ActivationCache
 from pneumonia.augment import Dataset, Split
-from pneumonia.model import build_model, cut_model, freeze_below
-from pneumonia.params import FitParams, ModelParams
+from pneumonia.model import build_model, freeze_below
+from pneumonia.params import CacheParams, ComputeParams, FitParams, ModelParams
 from pneumonia.predict import predict_probabilities
 from pneumonia.training import Batches, find_state, fit, make_deterministic, train_from
 
 PARAMS = FitParams(epochs=3, batch_size=8, learning_rate=1e-2, monitor="val_loss", patience=None, seed=1)
+CACHE = ActivationCache(ComputeParams(precision="float32", batch_size=4, threads="auto"), CacheParams(max_gb=1))
 HEAD, FINETUNE, EVERYTHING = None, 7, 0  # first trainable layer: none of the backbone, conv3, all
 OnEpoch = Callable[[int, dict[str, float]], None]
 
@@ -55,7 +58,7 @@ def train(
     on_epoch: OnEpoch = lambda epoch, logs: None, **changes: Any,
 ) -> tuple[pd.DataFrame, keras.Model]:  # fmt: skip
     model, params = build(dropout), PARAMS.model_copy(update=changes)
-    return train_from(model, from_layer, dataset, params, Path(state), on_epoch), model
+    return train_from(model, from_layer, dataset, params, CACHE, Path(state), on_epoch), model
 
 
 @cache
@@ -101,7 +104,7 @@ def test_cached_activations_train_as_the_whole_model_on_films_does(from_layer: i
     plain = build()
     freeze_below(plain, from_layer)
     films, val = (Batches(split.images, split.labels, 8) for split in (DATASET.train, DATASET.val))
-    history = fit(cut_model(plain, 0).tail, films, val, PARAMS, DATASET.class_weight, Path("plain"), verbose=0)
+    history = fit(wrap(plain), films, val, PARAMS, DATASET.class_weight, Path("plain"), verbose=0)
     pd.testing.assert_frame_equal(cached, history, rtol=1e-3, atol=1e-4)
     for path, weight in read_weights(plain).items():
         np.testing.assert_allclose(read_weights(model)[path], weight, rtol=1e-3, atol=1e-4, err_msg=path)
@@ -240,19 +243,20 @@ def test_measured_f1_and_accuracy_follow_from_probability_one_half():
     assert best["val_f1"] == pytest.approx(f1_score(labels, calls))
 
 
-def test_unfinished_training_belongs_to_one_phase_data_section_and_set_of_weights():
+def test_unfinished_training_belongs_to_one_phase_data_section_precision_and_set_of_weights():
     Path("one.pkl").write_bytes(b"films")
     Path("same.pkl").write_bytes(b"films")
     Path("other.pkl").write_bytes(b"other films")
     model = build()
-    state = find_state("train", Path("one.pkl"), model, PARAMS)
-    assert find_state("train", Path("same.pkl"), model, PARAMS) == state
+    state = find_state("train", Path("one.pkl"), model, PARAMS, "float32")
+    assert find_state("train", Path("same.pkl"), model, PARAMS, "float32") == state
     others = [
-        find_state("finetune", Path("one.pkl"), model, PARAMS),
-        find_state("train", Path("other.pkl"), model, PARAMS),
-        find_state("train", Path("one.pkl"), model, PARAMS.model_copy(update={"learning_rate": 0.02})),
+        find_state("finetune", Path("one.pkl"), model, PARAMS, "float32"),
+        find_state("train", Path("other.pkl"), model, PARAMS, "float32"),
+        find_state("train", Path("one.pkl"), model, PARAMS.model_copy(update={"learning_rate": 0.02}), "float32"),
+        find_state("train", Path("one.pkl"), model, PARAMS, "bfloat16"),
     ]
     logit: Any = model.get_layer("logit")
     logit.bias.assign_add([0.1])
-    others.append(find_state("train", Path("one.pkl"), model, PARAMS))
-    assert len({state, *others}) == 5
+    others.append(find_state("train", Path("one.pkl"), model, PARAMS, "float32"))
+    assert len({state, *others}) == 6

@@ -1,0 +1,115 @@
+"""Measure what else could run the frozen prefix and score films: python -m benchmarks.engines DATASET.pkl.
+
+ONNX Runtime and OpenVINO are no dependencies of the project; to repeat the table of docs/benchmark.md:
+pip install onnxruntime openvino tf2onnx onnx, into an environment of its own.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+ENGINES = ("tensorflow", "tensorflow bfloat16", "onnxruntime", "openvino", "openvino bfloat16")
+BACKBONES = {"efficientnet_lite0": "imagenet", "inception_v3": "none"}
+BATCH_SIZE = 32
+Run = Callable[[np.ndarray], np.ndarray]
+
+
+def compile_model(model: Any, engine: str) -> Run:
+    """Return a function from a batch of films (BATCH_SIZE, side, side, 1) to what a Keras model says of it."""
+    import tensorflow as tf
+
+    function = tf.function(lambda films: model(films, training=False))
+    signature = tf.TensorSpec((BATCH_SIZE, *model.input_shape[1:]), tf.float32)
+    name, _, precision = engine.partition(" ")
+    if name == "openvino":
+        import openvino as ov
+
+        hint = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "bf16" if precision else "f32"}
+        compiled = ov.compile_model(ov.convert_model(function.get_concrete_function(signature)), "CPU", hint)
+        return lambda films: compiled(films)[0]
+    if name == "onnxruntime":
+        import onnxruntime
+        import tf2onnx
+
+        converted, _ = tf2onnx.convert.from_function(function, [signature], opset=17)
+        session = onnxruntime.InferenceSession(converted.SerializeToString(), providers=["CPUExecutionProvider"])
+        (given,) = session.get_inputs()
+        return lambda films: np.asarray(session.run(None, {given.name: films})[0])
+    if precision:
+        tf.config.optimizer.set_experimental_options({"auto_mixed_precision_onednn_bfloat16": True})
+    return lambda films: function(tf.constant(films)).numpy()
+
+
+def measure(engine: str, backbone: str, dataset: Path, films: int) -> dict[str, Any]:
+    """Return films/s of the prefix alone, and seconds and probabilities of scoring from a started process on."""
+    started = time.perf_counter()
+    import keras
+
+    from pneumonia.augment import read_split
+    from pneumonia.model import build_model, cut_model, freeze_below
+    from pneumonia.params import ModelParams
+
+    keras.utils.set_random_seed(1)
+    params = ModelParams(backbone=backbone, weights=BACKBONES[backbone], image_size="auto", dropout=0.5)
+    model = build_model(params)
+    records = pd.read_csv(dataset / "merged.csv").sample(films, random_state=1)
+    images = read_split(records, dataset / "raw", model.input_shape[1]).images[..., None].astype(np.float32)
+    score = compile_model(model, engine)
+    batches = [images[start : start + BATCH_SIZE] for start in range(0, films, BATCH_SIZE)]
+    logits = np.concatenate([score(batch) for batch in batches])[:, 0]
+    scored = time.perf_counter() - started
+    freeze_below(model, None)
+    prefix = compile_model(cut_model(model).prefixes[0], engine)
+    prefix(batches[0])
+    rates = []
+    for batch in batches[:10]:
+        begin = time.perf_counter()
+        prefix(batch)
+        rates.append(BATCH_SIZE / (time.perf_counter() - begin))
+    return {"prefix": float(np.median(rates)), "scoring": scored, "probabilities": (1 / (1 + np.exp(-logits))).tolist()}
+
+
+def main() -> None:
+    """Measure each engine in a process of its own and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path, help="the project's data folder after `dvc repro augment`")
+    parser.add_argument("--films", type=int, default=1024, help="a multiple of 32")
+    parser.add_argument("--one", nargs=2)
+    arguments = parser.parse_args()
+    if arguments.one:
+        print(json.dumps(measure(*arguments.one, arguments.data, arguments.films)))
+        return
+    print("| backbone | engine | prefix, films/s | ratio | scoring, s | ratio | probability differs by |")
+    print("|---|---|---|---|---|---|---|")
+    for backbone in BACKBONES:
+        plain: dict[str, Any] = {}
+        for engine in ENGINES:
+            command = [sys.executable, "-m", "benchmarks.engines", str(arguments.data), "--films", str(arguments.films)]
+            done = subprocess.run([*command, "--one", engine, backbone], capture_output=True, text=True)
+            if done.returncode:
+                print(f"| {backbone} | {engine} | {done.stderr.strip().splitlines()[-1]} | | | | |")
+                continue
+            found = json.loads(done.stdout.splitlines()[-1])
+            plain = plain or found
+            differs = np.abs(np.subtract(found["probabilities"], plain["probabilities"])).max()
+            row = [
+                found["prefix"],
+                found["prefix"] / plain["prefix"],
+                found["scoring"],
+                plain["scoring"] / found["scoring"],
+            ]
+            print(
+                f"| {backbone} | {engine} | " + " | ".join(f"{v:.3g}" for v in row) + f" | {differs:.1g} |", flush=True
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""The least that the training of both phases can take: every film through every part as fast as the part can go.
+
+`python -m benchmarks.floor DATASET.pkl RESULT.json` in a project's folder reads its params.yaml.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from pneumonia.augment import Dataset, read_dataset
+from pneumonia.model import build_model, cut_model, find_layer, freeze_below, get_backbone
+from pneumonia.params import FitParams, Params, load_params
+from pneumonia.training import make_deterministic
+
+REPEATS, SECONDS = 3, 0.5  # the best of so many loops that each last at least so long
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Films that go through a part of the model.
+
+    Attributes:
+        what: the part and what is done with it.
+        films: how often a film passes, over all epochs.
+        rate: films per second in a tight loop.
+    """
+
+    what: str
+    films: int
+    rate: float
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that it takes at that rate."""
+        return self.films / self.rate
+
+
+def list_passes(dataset: Dataset, params: Params) -> list[Pass]:
+    """Measure all passes of both phases, in float32.
+
+    Fine-tuning starts from what the first prefix said in the initial phase, as with `finetune.from_layer: auto`.
+    """
+    make_deterministic(params.train.seed)
+    model, batch_size = build_model(params.model), params.compute.batch_size
+    head = cut_model(model)
+    films = len(dataset.train.labels) + len(dataset.val.labels)
+    passes = [
+        Pass(f"{prefix.name}, frozen, once", films, measure_forward(prefix, batch_size)) for prefix in head.prefixes
+    ]
+    passes += list_epochs("initial", head.tail, dataset, params.train)
+    freeze_below(model, find_layer(get_backbone(model), params.finetune.from_layer))
+    return passes + list_epochs("fine-tuning", cut_model(model).tail, dataset, params.finetune)
+
+
+def list_epochs(phase: str, tail: keras.Model, dataset: Dataset, params: FitParams) -> list[Pass]:
+    """Measure the passes through the trained part."""
+    times, train, val = params.epochs, len(dataset.train.labels), len(dataset.val.labels)
+    step, forward = measure_training(tail, params), measure_forward(tail, params.batch_size)
+    return [
+        Pass(f"{phase}, training, {times} epochs", times * train, step),
+        Pass(f"{phase}, validation, {times} epochs", times * val, forward),
+    ]
+
+
+def measure_forward(model: keras.Model, batch_size: int) -> float:
+    """Return films per second of the forward pass on one random batch that stays in memory."""
+    x, forward = draw_batch(model, batch_size), tf.function(lambda x: model(x, training=False))
+    return measure_rate(lambda: forward(x), batch_size)
+
+
+def measure_training(model: keras.Model, params: FitParams) -> float:
+    """Return films per second of the optimiser's step on one random batch that stays in memory."""
+    x, y = draw_batch(model, params.batch_size), tf.ones((params.batch_size, 1))
+    optimizer, loss = keras.optimizers.Adam(params.learning_rate), keras.losses.BinaryCrossentropy(from_logits=True)
+    weights: list[Any] = model.trainable_variables
+    optimizer.build(weights)
+
+    @tf.function
+    def step() -> None:
+        with tf.GradientTape() as tape:
+            error: Any = loss(y, model(x, training=True))
+        optimizer.apply(tape.gradient(error, [weight.value for weight in weights]), weights)
+
+    return measure_rate(step, params.batch_size)
+
+
+def draw_batch(model: keras.Model, batch_size: int) -> tf.Tensor:
+    """Return random input, 0 to 1, float32 (batch_size, *shape of the model's input)."""
+    return tf.random.stateless_uniform((batch_size, *model.input_shape[1:]), (0, 0))
+
+
+def measure_rate(step: Callable[[], Any], films: int) -> float:
+    """Return films per second of the best of some loops; `step` handles `films`."""
+    step()  # traces
+    return max(_loop(step, films) for _ in range(REPEATS))
+
+
+def _loop(step: Callable[[], Any], films: int) -> float:
+    steps, start = 0, time.perf_counter()
+    while (seconds := time.perf_counter() - start) < SECONDS or not steps:
+        step()
+        steps += 1
+    return steps * films / seconds
+
+
+if __name__ == "__main__":
+    measured = list_passes(read_dataset(Path(sys.argv[1])), load_params())
+    Path(sys.argv[2]).write_text(json.dumps([asdict(row) | {"seconds": row.seconds} for row in measured]))

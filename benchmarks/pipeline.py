@@ -1,0 +1,190 @@
+"""A scratch copy of this project, its stages run in it as processes, what they took, and on what machine."""
+
+import csv
+import json
+import os
+import platform
+import random
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pneumonia.errors import InputError
+
+ROOT = Path(__file__).parent.parent
+PHASES = ("train", "finetune")
+LABELS = ("NORMAL", "PNEUMONIA")
+QUIET = {"DO_NOT_TRACK": "1", "DVC_NO_ANALYTICS": "1", "GX_ANALYTICS_ENABLED": "false",
+         "MLFLOW_DISABLE_TELEMETRY": "true", "PYTHONUNBUFFERED": "1"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A command that ended well.
+
+    Attributes:
+        seconds: wall time, its start included.
+        memory: peak of its resident memory in GB, or that of the largest of its children.
+        lines: what it printed, each line with the seconds after which it came.
+    """
+
+    seconds: float
+    memory: float
+    lines: list[tuple[float, str]]
+
+    @property
+    def stages(self) -> dict[str, float]:
+        """Seconds from the start of each DVC stage to that of the next, hashing and linking included."""
+        starts = [(at, line.split("'")[1]) for at, line in self.lines if line.startswith("Running stage '")]
+        ends = [at for at, _ in starts[1:]] + [self.seconds]
+        return {name: end - at for (at, name), end in zip(starts, ends, strict=True)}
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What a training phase took, and what its best epoch reached on validation films."""
+
+    seconds: float
+    memory: float
+    val_auc: float
+    val_loss: float
+
+
+def run(command: str, project: Path) -> Ran:
+    """Run a command in a project, in a process of its own whose environment leads to no other store.
+
+    Raises:
+        RuntimeError: it failed; says what it printed.
+    """
+    print(f"{project.name}: {command}", file=sys.stderr, flush=True)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "DVC_", "GIT_"))}
+    environment = kept | QUIET | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    start = time.perf_counter()
+    with subprocess.Popen(
+        shlex.split(command), cwd=project, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
+        assert process.stdout
+        lines = [(time.perf_counter() - start, line.rstrip()) for line in process.stdout]
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        said = "\n".join(line for _, line in lines)
+        raise RuntimeError(f"`{command}` ended with exit status {process.returncode}:\n{said}")
+    kilobytes = usage.ru_maxrss / (1024 if sys.platform == "darwin" else 1)
+    return Ran(time.perf_counter() - start, kilobytes * 1024 / 1e9, lines)
+
+
+def copy_project(target: Path, *changes: dict[str, Any]) -> Path:
+    """Copy code, pipeline and parameters into a repository of their own, and change parameters, later ones last."""
+    command = ("git", "ls-files", "--cached", "--others", "--exclude-standard")
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in listed.splitlines():
+        if (ROOT / name).is_file() and not name.startswith(("tests/", "docs/")) and name != "dvc.lock":
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target / name)
+    for sections in changes:
+        set_params(target, sections)
+    subprocess.run(("git", "init", "-q"), cwd=target, check=True)
+    commit(target)
+    return target
+
+
+def commit(project: Path) -> None:
+    """Commit all that git would take, as `dvc exp run` expects it."""
+    for command in ("add -A", "-c user.name=benchmark -c user.email=benchmark@localhost commit -qm benchmark"):
+        subprocess.run(("git", *command.split()), cwd=project, check=True)
+
+
+def set_params(project: Path, changes: dict[str, Any]) -> None:
+    """Change values of a project's params.yaml, section by section."""
+    path = project / "params.yaml"
+    params = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump(params | {name: params[name] | values for name, values in changes.items()}))
+
+
+def count_films(films: Path) -> int:
+    """Count the files below <films>/<folder>/<label>/."""
+    return sum(1 for _ in films.glob("*/*/*"))
+
+
+def sample_films(films: Path, images: int, out: Path) -> None:
+    """Link a random sample into <out>/train/<label>/, always the same one, each class with its share.
+
+    Raises:
+        InputError: there are fewer films.
+    """
+    total = count_films(films)
+    if total < images:
+        raise InputError(
+            f"There are {total:,} films and {images:,} are to be drawn.",
+            expected=f"a folder with {images:,} films or more",
+            remedy="choose another --data, or --parts without phases and scaling",
+        )
+    for label in LABELS:
+        found = sorted(films.glob(f"*/{label}/*"))
+        (out / "train" / label).mkdir(parents=True)
+        for film in random.Random(0).sample(found, round(images * len(found) / total)):
+            link(film, out / "train" / label / film.name)
+
+
+def link(film: Path, target: Path) -> None:
+    """Hard-link a file, or copy it where the file system cannot link."""
+    try:
+        os.link(film, target)
+    except OSError:
+        shutil.copyfile(film, target)
+
+
+def run_pipeline(project: Path) -> dict[str, Phase]:
+    """Run both training stages as dvc.yaml has them, each a whole process, with nothing computed beforehand."""
+    shutil.rmtree(project / ".cache", ignore_errors=True)
+    stages = yaml.safe_load((project / "dvc.yaml").read_text())["stages"]
+    return {phase: _time_stage(project, phase, stages[phase]["cmd"]) for phase in PHASES}
+
+
+def _time_stage(project: Path, phase: str, command: str) -> Phase:
+    for folder in ("models", "reports"):
+        (project / folder).mkdir(exist_ok=True)
+    ran = run(command, project)
+    best = min(read_history(project / "reports" / f"{phase}_history.csv"), key=lambda epoch: epoch["val_loss"])
+    return Phase(ran.seconds, ran.memory, best["val_auc"], best["val_loss"])
+
+
+def read_history(path: Path) -> Iterator[dict[str, float]]:
+    """Yield the metrics of each epoch."""
+    with path.open() as file:
+        yield from ({name: float(value) for name, value in row.items()} for row in csv.DictReader(file))
+
+
+def run_plain(project: Path) -> dict[str, Phase]:
+    """Train the same films the plain way; seconds are those of building and fitting only."""
+    ran = run("python -m benchmarks.plain data/dataset.pkl plain.json", project)
+    measured = json.loads((project / "plain.json").read_text())
+    return {phase: Phase(memory=ran.memory, **measured[phase]) for phase in PHASES}
+
+
+def run_floor(project: Path) -> list[dict[str, Any]]:
+    """Measure the least that training can take; rows of `floor.Pass`, and its seconds."""
+    run("python -m benchmarks.floor data/dataset.pkl floor.json", project)
+    return json.loads((project / "floor.json").read_text())
+
+
+def describe_machine() -> str:
+    """Say what was measured on: nothing that names the machine or the time."""
+    cpuinfo = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    model = next((line.split(": ")[1] for line in cpuinfo.splitlines() if line.startswith("model name")), "processor")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    installed = {found.name.removesuffix("_cpu"): found.version for found in distributions()}
+    command = ("git", "describe", "--always", "--dirty", "--exclude=*")
+    commit = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip() or "none"
+    versions = f"Python {platform.python_version()}, TensorFlow {installed['tensorflow']}, Keras {installed['keras']}"
+    return f"{model}, {os.cpu_count()} cores, {memory:.0f} GB; {versions}; commit {commit}.\n"

@@ -1,0 +1,106 @@
+"""Both ways train the same model; the report says what was measured."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, TINY
+
+from benchmarks import floor
+from benchmarks.__main__ import Bench, Form, write_report
+from benchmarks.floor import list_passes
+from benchmarks.pipeline import Ran, run, sample_films
+from pneumonia.augment import read_dataset
+from pneumonia.errors import InputError
+from pneumonia.params import load_params
+
+CASE = ("tiny", "none", 60)
+CHANGES = {section: values for section, values in TINY.items() if section != "data"}
+FORM = Form((CASE,), (), phantoms=60, changes=CHANGES)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """Return a benchmark whose both phases were measured and reported."""
+    folder = tmp_path_factory.mktemp("bench")
+    bench = Bench(folder / "work", None, FORM)
+    write_report(bench, ["phases"], folder / "report.md")
+    return bench
+
+
+def read_rows(bench: Bench) -> dict[str, list[str]]:
+    """Return the figures of the report's table by way."""
+    lines = (bench.folder.parent / "report.md").read_text().splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| 60 ")]
+    return {row[1]: row[2:] for row in rows}
+
+
+def test_both_ways_reach_the_same_on_validation_films(bench: Bench) -> None:
+    ways = bench.compared[CASE]
+    for phase in ("train", "finetune"):
+        plain, pipeline = ways["plain"][phase], ways["pipeline"][phase]
+        assert plain.val_loss == pytest.approx(pipeline.val_loss, abs=1e-5)
+        assert plain.val_auc == pytest.approx(pipeline.val_auc, abs=1e-4)
+
+
+def test_fine_tuning_goes_on_from_the_initial_phase(bench: Bench) -> None:
+    for phases in bench.compared[CASE].values():
+        assert phases["finetune"].val_loss < phases["train"].val_loss
+
+
+def test_the_report_holds_both_ways_and_their_ratio(bench: Bench) -> None:
+    rows = read_rows(bench)
+    assert list(rows) == ["plain", "pipeline", "ratio"]
+    for plain, pipeline, ratio in zip(*rows.values(), strict=True):
+        assert float(ratio) == pytest.approx(float(plain) / float(pipeline), abs=0.02)
+
+
+def test_the_report_names_the_versions_and_no_path(bench: Bench) -> None:
+    report = (bench.folder.parent / "report.md").read_text()
+    assert all(word in report for word in ("Python 3.", "TensorFlow 2.", "Keras 3.", "commit "))
+    assert str(bench.folder) not in report and str(ROOT) not in report
+
+
+def test_the_floor_is_positive_and_below_what_the_pipeline_took(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(floor, "SECONDS", 0.01)
+    project = bench.folder / "tiny-60"
+    passes = list_passes(read_dataset(project / "data" / "dataset.pkl"), load_params(project / "params.yaml"))
+    assert len(passes) == 2 + 4  # both frozen parts; training and validation of both phases
+    assert all(row.seconds > 0 for row in passes)
+    took = sum(phase.seconds for phase in bench.compared[CASE]["pipeline"].values())
+    assert sum(row.seconds for row in passes) < took
+
+
+def test_seconds_of_stages_reach_from_one_start_to_the_next() -> None:
+    lines = [(1.0, "Running stage 'train':"), (1.1, "> python"), (4.0, "Running stage 'finetune':"), (9.0, "Use ...")]
+    assert Ran(10.0, 1.0, lines).stages == {"train": 3.0, "finetune": 6.0}
+
+
+def test_a_command_that_fails_says_what_it_printed(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"exit status 3:\nbroken"):
+        run("python -c 'print(\"broken\"); exit(3)'", tmp_path)
+
+
+def test_a_sample_keeps_the_share_of_each_class_and_is_always_the_same(bench: Bench, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        sample_films(bench.films, 30, tmp_path / name)
+    one, two = (
+        {path.relative_to(tmp_path / name) for path in tmp_path.glob(f"{name}/*/*/*")} for name in ("one", "two")
+    )
+    assert one == two
+    classes = [len(list(tmp_path.glob(f"one/train/{label}/*"))) for label in ("NORMAL", "PNEUMONIA")]
+    assert classes == [8, 22]
+
+
+def test_more_films_than_there_are_are_refused(bench: Bench, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"(?s)61 are to be drawn.*Expected: .*Remedy: "):
+        sample_films(bench.films, 61, tmp_path / "sample")
+
+
+def test_a_folder_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    command = (sys.executable, "-m", "benchmarks", "--data", str(tmp_path / "nowhere"))
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "nowhere is missing." in done.stderr and "Expected: " in done.stderr and "Remedy: " in done.stderr
+    assert "Traceback" not in done.stderr
