@@ -1,7 +1,6 @@
-"""Measure what else could run the frozen prefix and score films: python -m benchmarks.engines DATASET.pkl.
+"""Measure what else could run the frozen prefix and score films: `python -m benchmarks.engines data`.
 
-ONNX Runtime and OpenVINO are no dependencies of the project; to repeat the table of docs/benchmark.md:
-pip install onnxruntime openvino tf2onnx onnx, into an environment of its own.
+ONNX Runtime and OpenVINO are no dependencies of the project; docs/engines.md says how to install them beside it.
 """
 
 import argparse
@@ -10,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +30,14 @@ def compile_model(model: Any, engine: str) -> Run:
     signature = tf.TensorSpec((BATCH_SIZE, *model.input_shape[1:]), tf.float32)
     name, _, precision = engine.partition(" ")
     if name == "openvino":
-        import openvino as ov
+        ov: Any = import_module("openvino")
 
         hint = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "bf16" if precision else "f32"}
         compiled = ov.compile_model(ov.convert_model(function.get_concrete_function(signature)), "CPU", hint)
         return lambda films: compiled(films)[0]
     if name == "onnxruntime":
-        import onnxruntime
-        import tf2onnx
-
+        onnxruntime: Any = import_module("onnxruntime")
+        tf2onnx: Any = import_module("tf2onnx")
         converted, _ = tf2onnx.convert.from_function(function, [signature], opset=17)
         session = onnxruntime.InferenceSession(converted.SerializeToString(), providers=["CPUExecutionProvider"])
         (given,) = session.get_inputs()
@@ -81,11 +80,12 @@ def main() -> None:
     """Measure each engine in a process of its own and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path, help="the project's data folder after `dvc repro augment`")
-    parser.add_argument("--films", type=int, default=1024, help="a multiple of 32")
-    parser.add_argument("--one", nargs=2)
+    parser.add_argument("--films", type=int, default=512, help="a multiple of 32")
+    parser.add_argument("--one", nargs=2, metavar=("ENGINE", "BACKBONE"), help="print its figures as JSON")
     arguments = parser.parse_args()
     if arguments.one:
-        print(json.dumps(measure(*arguments.one, arguments.data, arguments.films)))
+        engine, backbone = arguments.one
+        print(json.dumps(measure(engine, backbone, arguments.data, arguments.films)))
         return
     print("| backbone | engine | prefix, films/s | ratio | scoring, s | ratio | probability differs by |")
     print("|---|---|---|---|---|---|---|")

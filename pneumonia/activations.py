@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 import numpy.typing as npt
+import tensorflow as tf
 from tqdm import tqdm
 
 from pneumonia.compute import map_threads, use_precision
@@ -100,7 +101,8 @@ class ActivationCache:
         return self._read(prefixes, Rows(images, np.arange(len(images))), keys, limit)
 
     def _read(self, prefixes: Sequence[keras.Model], films: Rows, keys: Sequence[bytes], limit: float) -> Rows:
-        described = " ".join([self.compute.precision, *map(fingerprint, prefixes)])
+        # Another TensorFlow may round otherwise.
+        described = " ".join([tf.__version__, self.compute.precision, *map(fingerprint, prefixes)])
         folder = project_home() / ".cache" / "activations" / sha256_bytes(described.encode())[:32]
         store = RowStore(folder, prefixes[-1].output_shape[1:])
         with store.locked():
@@ -142,8 +144,6 @@ def run_batches(model: keras.Model, inputs: Rows | npt.NDArray[Any], batch_size:
         inputs: films (n, side, side), or what a prefix said of them.
         batch_size: rows at a time; the last batch is filled up, so that each row is computed in one way.
     """
-    import tensorflow as tf
-
     run: Callable[..., Any] = tf.function(lambda batch: model(batch, training=False))
     with tqdm(total=len(inputs), desc=model.name, unit=" films", disable=None) as progress:
         for start in range(0, len(inputs), batch_size):

@@ -4,16 +4,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
+import numpy as np
 import pytest
 from conftest import ROOT, TINY
 
-from benchmarks import floor
+from benchmarks import engines, floor
 from benchmarks.__main__ import Bench, Form, write_report
 from benchmarks.floor import list_passes
 from benchmarks.pipeline import Ran, run, sample_films
-from pneumonia.augment import read_dataset
+from pneumonia.augment import read_dataset, read_split
 from pneumonia.errors import InputError
-from pneumonia.params import load_params
+from pneumonia.model import build_model
+from pneumonia.params import ModelParams, load_params
+from pneumonia.phantom import draw_phantoms
+from pneumonia.predict import predict_probabilities
+from pneumonia.records import scan_films, write_table
 
 CASE = ("tiny", "none", 60)
 CHANGES = {section: values for section, values in TINY.items() if section != "data"}
@@ -104,3 +110,15 @@ def test_a_folder_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "nowhere is missing." in done.stderr and "Expected: " in done.stderr and "Remedy: " in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_an_engine_is_measured_on_what_the_project_predicts(tmp_path: Path) -> None:
+    draw_phantoms(tmp_path / "raw", 48, seed=1)
+    records, _ = scan_films(tmp_path / "raw")
+    write_table(records, tmp_path / "merged.csv")
+    measured = engines.measure("tensorflow", "efficientnet_lite0", tmp_path, 32)
+    keras.utils.set_random_seed(1)
+    model = build_model(ModelParams(backbone="efficientnet_lite0", weights="imagenet", image_size="auto", dropout=0.5))
+    images = read_split(records.sample(32, random_state=1), tmp_path / "raw", 224).images
+    np.testing.assert_allclose(measured["probabilities"], predict_probabilities(model, images), atol=1e-5)
+    assert measured["prefix"] > 0
