@@ -10,12 +10,14 @@ export GX_ANALYTICS_ENABLED := false
 export MLFLOW_DISABLE_TELEMETRY := true
 PORT ?= 5000
 
-.PHONY: help setup setup-dev repro test lint format benchmark ui lock clean-cache
+.PHONY: help setup setup-backbones setup-dev repro test lint format compare rank benchmark ui lock clean-cache
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 setup: .venv/requirements.txt  ## create .venv and install what is pinned in requirements.txt
+
+setup-backbones: .venv/requirements-backbones.txt  ## add weights of efficientnet_lite1 and 2, and KerasHub for resnet34's
 
 setup-dev: .venv/requirements-dev.txt
 
@@ -39,6 +41,13 @@ lint: setup-dev
 format: setup-dev
 	@ruff check --fix && ruff format
 
+RECIPES ?= default
+compare: setup  ## run RECIPES="a b" as experiments, SET="name=value ..." for all, OVER=name=x,y for each; one table, one figure
+	@python -m pneumonia compare $(RECIPES) $(addprefix -S ,$(SET)) $(if $(OVER),--over $(OVER))
+
+rank: setup  ## print the experiments of a sweep, best first on validation; BY=val_auc by another metric
+	@python -m pneumonia rank $(if $(BY),--by $(BY))
+
 benchmark: setup  ## compare with the plain way; DATA=folder: on its films, long; else on the phantom, 3 minutes
 	@python -m benchmarks $(if $(DATA),--data $(DATA) --out docs/benchmark.md)
 
@@ -48,7 +57,8 @@ ui: setup  ## open the MLflow UI on this project's runs
 
 lock:  ## pin what pyproject.toml names, with hashes; needs uv
 	uv pip compile pyproject.toml -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header -o requirements.txt
-	uv pip compile pyproject.toml -q --group dev --constraint requirements.txt --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header -o requirements-dev.txt
+	uv pip compile pyproject.toml -q --extra backbones --constraint requirements.txt --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header -o requirements-backbones.txt
+	uv pip compile pyproject.toml -q --extra backbones --group dev --constraint requirements.txt --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header -o requirements-dev.txt
 
 clean-cache:  ## delete cached activations and unfinished trainings
 	@rm -rf .cache

@@ -57,7 +57,7 @@ def measure(engine: str, backbone: str, dataset: Path, films: int) -> dict[str, 
     from pneumonia.params import ModelParams
 
     keras.utils.set_random_seed(1)
-    params = ModelParams(backbone=backbone, weights=BACKBONES[backbone], image_size="auto", dropout=0.5)
+    params = ModelParams(backbone=backbone, weights=BACKBONES[backbone], image_size="auto", dropout=0.5, head="sigmoid")
     model = build_model(params)
     records = pd.read_csv(dataset / "merged.csv").sample(films, random_state=1)
     images = read_split(records, dataset / "raw", model.input_shape[1]).images[..., None].astype(np.float32)

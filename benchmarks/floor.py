@@ -49,7 +49,7 @@ def list_passes(dataset: Dataset, params: Params) -> list[Pass]:
     """
     make_deterministic(params.train.seed)
     model, batch_size = build_model(params.model), params.compute.batch_size
-    head = cut_model(model)
+    head = cut_model(model, params.finetune.from_layer)
     films = len(dataset.train.labels) + len(dataset.val.labels)
     passes = [
         Pass(f"{prefix.name}, frozen, once", films, measure_forward(prefix, batch_size)) for prefix in head.prefixes
@@ -78,7 +78,7 @@ def measure_forward(model: keras.Model, batch_size: int) -> float:
 def measure_training(model: keras.Model, params: FitParams) -> float:
     """Return films per second of the optimiser's step on one random batch that stays in memory."""
     x, y = draw_batch(model, params.batch_size), tf.ones((params.batch_size, 1))
-    optimizer, loss = keras.optimizers.Adam(params.learning_rate), keras.losses.BinaryCrossentropy(from_logits=True)
+    optimizer, loss = keras.optimizers.Adam(), keras.losses.BinaryCrossentropy(from_logits=True)
     weights: list[Any] = model.trainable_variables
     optimizer.build(weights)
 

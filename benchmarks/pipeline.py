@@ -105,10 +105,10 @@ def commit(project: Path) -> None:
 
 
 def set_params(project: Path, changes: dict[str, Any]) -> None:
-    """Change values of a project's params.yaml, section by section."""
-    path = project / "params.yaml"
-    params = yaml.safe_load(path.read_text())
-    path.write_text(yaml.safe_dump(params | {name: params[name] | values for name, values in changes.items()}))
+    """Change values section by section, in params.yaml and in what `dvc exp run` composes it from."""
+    for path in (project / "params.yaml", project / "conf" / "config.yaml"):
+        params = yaml.safe_load(path.read_text())
+        path.write_text(yaml.safe_dump(params | {name: params[name] | values for name, values in changes.items()}))
 
 
 def count_films(films: Path) -> int:

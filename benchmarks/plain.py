@@ -15,25 +15,24 @@ import numpy as np
 import tensorflow as tf
 
 from pneumonia.augment import Dataset, Split, read_dataset
+from pneumonia.batches import Batches, draw_epoch
 from pneumonia.model import Inference, build_model, find_layer, freeze_below, get_backbone
 from pneumonia.params import FitParams, Params, load_params
-from pneumonia.training import F1Score, make_deterministic
+from pneumonia.rate_finder import choose_learning_rate
+from pneumonia.schedules import build_optimizer
+from pneumonia.training import compile_classifier, make_deterministic
 
 
 class SameDraws(keras.callbacks.Callback):
-    """Draw in each epoch what the pipeline draws in it; `order` holds the rows of the training films."""
+    """Draw in each epoch what the pipeline draws in it; `order` holds the rows of the training films' variants."""
 
-    def __init__(self, trained: keras.Model, order: tf.Variable, seed: int) -> None:
+    def __init__(self, trained: keras.Model, order: tf.Variable, views: int, seed: int) -> None:
         super().__init__()
-        self.trained, self.order, self.seed = trained, order, seed
+        self.trained, self.order, self.views, self.seed = trained, order, views, seed
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Assign the order of films and the state of every dropout layer."""
-        rng = np.random.default_rng([self.seed, epoch])
-        self.order.assign(rng.permutation(len(self.order.numpy())))
-        for variable in self.trained.non_trainable_variables:
-            if variable.name == "seed_generator_state":
-                variable.assign(rng.integers(0, 2**31, 2).astype(variable.dtype))
+        self.order.assign(draw_epoch(self.trained, len(self.order.numpy()), self.views, self.seed, epoch))
 
 
 def wrap(model: keras.Model) -> keras.Model:
@@ -41,9 +40,10 @@ def wrap(model: keras.Model) -> keras.Model:
 
     Keras 3.15's `fit` overrides the `training=False` with which `build_model` calls the backbone.
     """
-    x = Inference(get_backbone(model))(model.get_layer("scale").output)
-    for name in ("pool", "dropout", "logit"):
-        x = model.get_layer(name)(x)
+    backbone = get_backbone(model)
+    x = Inference(backbone)(model.get_layer("scale").output)
+    for layer in model.layers[model.layers.index(backbone) + 1 :]:
+        x = layer(x)
     return keras.Model(model.input, x)
 
 
@@ -57,27 +57,23 @@ def make_batches(split: Split, order: tf.Variable, batch_size: int) -> tf.data.D
 
     def take(start: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         rows = order[start : start + batch_size]
-        return tf.gather(images, rows), tf.gather(labels, rows)
+        return tf.gather(images, rows), tf.gather(labels, rows // split.views)
 
     return tf.data.Dataset.range(0, len(split.labels), batch_size).map(take).prefetch(tf.data.AUTOTUNE)
 
 
 def fit_phase(model: keras.Model, dataset: Dataset, params: FitParams) -> dict[str, float]:
     """Train what is trainable, leave the model with the weights of its best epoch and return that epoch's metrics."""
-    model.compile(
-        keras.optimizers.Adam(params.learning_rate),
-        keras.losses.BinaryCrossentropy(from_logits=True),
-        metrics=[keras.metrics.AUC(name="auc", from_logits=True), F1Score("macro", threshold=0.5, name="f1"),
-                 keras.metrics.BinaryAccuracy(name="accuracy", threshold=0.0)],
-        jit_compile=False,  # pyright: ignore[reportArgumentType]
-    )  # fmt: skip
+    films = Batches(dataset.train.images, dataset.train.labels, params.batch_size)
+    learning_rate, _ = choose_learning_rate(model, films, params, dataset.class_weight)
+    compile_classifier(model, build_optimizer(params, learning_rate, len(films)))
     orders = [tf.Variable(tf.range(len(split.labels))) for split in (dataset.train, dataset.val)]
     with TemporaryDirectory() as folder:
         best = Path(folder) / "best.weights.h5"
         history = model.fit(
             make_batches(dataset.train, orders[0], params.batch_size), epochs=params.epochs,
             validation_data=make_batches(dataset.val, orders[1], params.batch_size), class_weight=dataset.class_weight,
-            callbacks=[SameDraws(model, orders[0], params.seed),
+            callbacks=[SameDraws(model, orders[0], dataset.train.views, params.seed),
                        keras.callbacks.ModelCheckpoint(best, "val_loss", save_best_only=True, save_weights_only=True)],
             shuffle=False, verbose=2,  # pyright: ignore[reportArgumentType]
         ).history  # fmt: skip

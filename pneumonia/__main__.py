@@ -3,11 +3,13 @@
 import argparse
 import json
 from pathlib import Path
+from typing import get_args
 
 import pandas as pd
 
 from pneumonia.errors import InputError
-from pneumonia.params import load_params
+from pneumonia.params import PHANTOM_NOTICE, Monitor, load_params
+from pneumonia.records import write_table
 from pneumonia.registry import MODEL_NAME, describe_versions
 
 
@@ -24,13 +26,42 @@ def status(metrics: Path = Path("reports/metrics.json")) -> None:
     print("\nCompare runs in the MLflow UI: make ui")
 
 
+def compare(recipes: list[str], settings: list[str], over: str, out: Path) -> None:
+    """Run recipes as DVC experiments; write what they reached on the test split as a table and a figure."""
+    from pneumonia.experiments import describe_experiment, run_recipes
+    from pneumonia.figures import draw_comparison
+
+    table = pd.DataFrame([describe_experiment(name) for name in run_recipes(recipes, settings, over)])
+    synthetic = table["source"].eq("phantom").any()
+    write_table(table, out.with_suffix(".csv"))
+    draw_comparison(out.with_suffix(".png"), table, PHANTOM_NOTICE if synthetic else "")
+    print(f"\n{table.to_string(index=False, float_format='{:.4g}'.format)}\n\n{out}.csv and {out}.png hold it.")
+
+
+def rank(by: Monitor) -> None:
+    """Print all experiments, best first by a metric on validation."""
+    from pneumonia.experiments import rank_experiments
+
+    print(rank_experiments(by).to_string(float_format="{:.4g}".format))
+
+
 def main() -> None:
     """Run one command."""
     parser = argparse.ArgumentParser(prog="python -m pneumonia", description=__doc__)
     commands = parser.add_subparsers(required=True)
     commands.add_parser("status", help=status.__doc__).set_defaults(command=status)
+    compared = commands.add_parser("compare", help=compare.__doc__)
+    compared.add_argument("recipes", nargs="+", metavar="RECIPE", help="file in conf/recipe")
+    compared.add_argument("-S", dest="settings", action="append", default=[], metavar="NAME=VALUE", help="for all")
+    compared.add_argument("--over", default="", metavar="NAME=VALUE,VALUE", help="run each recipe with each value")
+    compared.add_argument("--out", type=Path, default=Path("reports/comparison"), help="path without suffix")
+    compared.set_defaults(command=compare)
+    ranked = commands.add_parser("rank", help=rank.__doc__)
+    ranked.add_argument("--by", choices=get_args(Monitor), default="val_loss", help="metric of the kept epoch")
+    ranked.set_defaults(command=rank)
+    arguments = vars(parser.parse_args())
     try:
-        parser.parse_args().command()
+        arguments.pop("command")(**arguments)
     except InputError as error:
         raise SystemExit(str(error)) from None
 

@@ -1,4 +1,4 @@
-"""Decode every film once, balance the training split, and keep all splits in one pickle."""
+"""Balance the training split, decode every film once, draw its variants, and keep all splits in one pickle."""
 
 import pickle
 from dataclasses import dataclass
@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.ndimage import affine_transform
 
 from pneumonia.compute import map_threads
 from pneumonia.errors import InputError
@@ -16,6 +15,7 @@ from pneumonia.files import replacing
 from pneumonia.images import Pixels, read_film
 from pneumonia.params import AugmentParams
 from pneumonia.records import CLASSES, SPLITS
+from pneumonia.views import draw_view
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,10 @@ class Split:
     """Films of one split in shuffled order.
 
     Attributes:
-        images: grey values 0 to 255, uint8 (n, side, side).
+        images: grey values 0 to 255, uint8 (n * views, side, side): the variants of a film follow one another.
         labels: index into CLASSES, uint8 (n,).
         paths: file each film comes from, below the raw folder, str (n,).
-        augmented: whether the film is an altered copy, bool (n,).
+        augmented: whether the film is an altered copy of another, bool (n,).
     """
 
     images: Pixels
@@ -34,9 +34,10 @@ class Split:
     paths: npt.NDArray[np.str_]
     augmented: npt.NDArray[np.bool_]
 
-    def take(self, rows: npt.NDArray[Any]) -> "Split":
-        """Return the films at `rows`, in that order."""
-        return Split(self.images[rows], self.labels[rows], self.paths[rows], self.augmented[rows])
+    @property
+    def views(self) -> int:
+        """Variants of each film; the first is the film itself unless it is an altered copy."""
+        return len(self.images) // len(self.labels)
 
 
 @dataclass(frozen=True)
@@ -49,81 +50,74 @@ class Dataset:
     class_weight: dict[int, float]
 
 
-def read_split(records: pd.DataFrame, raw: Path, size: int) -> Split:
-    """Decode the films of a records table to squares of `size` pixels, in parallel."""
-    images = np.empty((len(records), size, size), np.uint8)
-
-    def decode(row: int, path: str) -> None:
-        images[row] = read_film((raw / path).read_bytes(), size)
-
-    map_threads(decode, range(len(records)), records["path"], desc="decode")
-    labels = np.array([CLASSES.index(label) for label in records["label"]], np.uint8)
-    return Split(images, labels, records["path"].to_numpy(np.str_), np.zeros(len(records), bool))
-
-
 def build_dataset(records: pd.DataFrame, raw: Path, size: int, params: AugmentParams) -> Dataset:
-    """Decode all splits, balance training and shuffle; val and test hold original films only."""
+    """Balance training, shuffle and decode all splits; val and test hold every film once, as it is."""
     rng = np.random.default_rng(params.seed)
-    splits = {name: read_split(records[records["split"] == name], raw, size) for name in SPLITS}
-    splits["train"] = balance(splits["train"], params)
+    tables = {name: records[records["split"] == name] for name in SPLITS}
+    tables["train"] = balance(tables["train"], params)
     weights = {0: 1.0, 1: 1.0}
     if params.balance == "class_weight":
-        counts = np.bincount(splits["train"].labels, minlength=2)
-        weights = {label: float(counts.sum() / (2 * counts[label])) for label in (0, 1)}
-    shuffled = {name: split.take(rng.permutation(len(split.labels))) for name, split in splits.items()}
-    return Dataset(**shuffled, class_weight=weights)
+        counts = tables["train"]["label"].value_counts()
+        weights = {label: float(counts.sum() / (2 * counts[name])) for label, name in enumerate(CLASSES)}
+    shuffled = {name: table.iloc[rng.permutation(len(table))] for name, table in tables.items()}
+    splits = {name: read_split(t, raw, size, params if name == "train" else None) for name, t in shuffled.items()}
+    return Dataset(**splits, class_weight=weights)
 
 
-def balance(train: Split, params: AugmentParams) -> Split:
-    """Give both classes as many training films, by `augment` or `undersample`; else return them as they are."""
+def balance(train: pd.DataFrame, params: AugmentParams) -> pd.DataFrame:
+    """Give both classes as many training films, by `augment` or `undersample`.
+
+    Returns:
+        The records with a column `augmented`; with `augment`, films of the rarer class follow as altered copies.
+    """
     rng = np.random.default_rng([params.seed, 1])
-    counts = np.bincount(train.labels, minlength=2)
-    minority, majority = np.argsort(counts, stable=True)
+    counts = train["label"].value_counts().reindex(CLASSES)
+    minority, majority = (np.flatnonzero(train["label"] == name) for name in counts.sort_values(kind="stable").index)
+    train = train.assign(augmented=False)
     if params.balance == "undersample":
-        kept = rng.choice(np.flatnonzero(train.labels == majority), counts[minority], replace=False)
-        return train.take(np.sort(np.r_[np.flatnonzero(train.labels == minority), kept]))
-    if params.balance == "augment" and (missing := int(counts[majority] - counts[minority])):
+        kept = rng.choice(majority, len(minority), replace=False)
+        return train.iloc[np.sort(np.r_[minority, kept])]
+    if params.balance == "augment" and (missing := len(majority) - len(minority)):
         # Whole permutations in turn: no film is altered twice before every other was altered once.
-        sources = np.flatnonzero(train.labels == minority)
-        rounds = -(-missing // len(sources))
-        chosen = train.take(np.concatenate([rng.permutation(sources) for _ in range(rounds)])[:missing])
-        return _append(train, Split(alter(chosen.images, params), chosen.labels, chosen.paths, np.ones(missing, bool)))
+        rounds = -(-missing // len(minority))
+        chosen = np.concatenate([rng.permutation(minority) for _ in range(rounds)])[:missing]
+        return pd.concat([train, train.iloc[chosen].assign(augmented=True)])
     return train
 
 
-def _append(first: Split, second: Split) -> Split:
-    return Split(*(np.concatenate(pair) for pair in zip(vars(first).values(), vars(second).values(), strict=True)))
-
-
-def alter(images: Pixels, params: AugmentParams) -> Pixels:
-    """Rotate, shift, flip and brighten each image at random, in one bilinear interpolation.
-
-    Pixels that come from outside repeat the edge. Image i depends on the seed and i only.
+def read_split(records: pd.DataFrame, raw: Path, size: int, params: AugmentParams | None = None) -> Split:
+    """Decode the films of a records table to squares of `size` pixels, in parallel.
 
     Args:
-        images: grey values 0 to 255, uint8 (n, side, side).
-        params: ranges.
+        records: films in order; with `params` they have a column `augmented`, as `balance` adds it.
+        raw: folder of the films.
+        size: side in pixels.
+        params: how variants are drawn; without it each film is there once, as it is.
     """
-    altered = np.empty_like(images)
+    views = params.views if params else 1
+    augmented = records["augmented"].to_numpy() if params else np.zeros(len(records), bool)
+    images = np.empty((len(records) * views, size, size), np.uint8)
 
-    def fill(row: int) -> None:
-        altered[row] = _alter(images[row], np.random.default_rng([params.seed, 2, row]), params)
+    def decode(path: str, rows: npt.NDArray[np.int64]) -> None:
+        content = (raw / path).read_bytes()
+        film = read_film(content, size)
+        source = read_film(content, params.presize) if params and params.presize else film
+        for row in rows:
+            for view in range(views):
+                if params and (view or augmented[row]):
+                    images[row * views + view] = draw_view(source, size, view_rng(params, row, view), params)
+                else:
+                    images[row * views + view] = film
 
-    map_threads(fill, range(len(images)), desc="alter")  # SciPy releases the interpreter lock
-    return altered
+    films = records.reset_index().groupby("path", sort=False).indices
+    map_threads(decode, films.keys(), films.values(), desc="decode")
+    labels = np.array([CLASSES.index(label) for label in records["label"]], np.uint8)
+    return Split(images, labels, records["path"].to_numpy(np.str_), augmented)
 
 
-def _alter(image: Pixels, rng: np.random.Generator, params: AugmentParams) -> Pixels:
-    angle = np.deg2rad(rng.uniform(-params.rotation_degrees, params.rotation_degrees))
-    shift = rng.uniform(-params.shift, params.shift, 2) * image.shape
-    factor = rng.uniform(*params.brightness)
-    matrix = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    if params.horizontal_flip and rng.random() < 0.5:
-        matrix = matrix @ np.diag([1.0, -1.0])
-    centre = (np.array(image.shape) - 1) / 2
-    offset: Any = centre - matrix @ (centre + shift)
-    moved = affine_transform(image.astype(np.float32), matrix, offset, order=1, mode="nearest")
-    return np.clip(np.rint(moved * factor), 0, 255).astype(np.uint8)
+def view_rng(params: AugmentParams, row: int, view: int) -> np.random.Generator:
+    """Return what a variant is drawn from: it depends on the seed, the film's row and the variant's number only."""
+    return np.random.default_rng([params.seed, 2, row, view])
 
 
 def write_dataset(dataset: Dataset, path: Path) -> None:

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     import keras
 
 
+PerChannel = float | tuple[float, float, float]
+
+
 @dataclass(frozen=True)
 class Backbone:
     """What has to be known of a backbone.
@@ -20,24 +23,44 @@ class Backbone:
     Attributes:
         builder: "module:function" with the signature of keras.applications.
         image_size: side of the input in pixels for which its published weights were trained.
-        scale: factor and offset that bring grey values 0 to 255 into the range those weights expect.
+        scale: factor and offset, of all or of each channel, that bring values 0 to 255 into the range those weights
+            expect.
         from_layer: layer from which fine-tuning trains unless told otherwise.
         needs_download: whether its ImageNet weights are fetched on first use.
     """
 
     builder: str
     image_size: int
-    scale: tuple[float, float]
+    scale: tuple[PerChannel, PerChannel]
     from_layer: int | str
     needs_download: bool = True
 
 
+# The three modes of keras.applications.imagenet_utils.preprocess_input. "caffe" swaps red and blue, which are the same
+# in a grey film: only its means stand in the order blue, green, red.
+_TF = (1 / 127.5, -1.0)
+_TORCH = ((1 / 255 / 0.229, 1 / 255 / 0.224, 1 / 255 / 0.225), (-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225))
+_CAFFE = (1.0, (-103.939, -116.779, -123.68))
+_LITE = (1 / 128, -127 / 128)
+
+# Fine-tuning begins with the last stage, before which a single tensor holds all that later layers need.
 BACKBONES = {
     "efficientnet_lite0": Backbone(
-        "pneumonia.efficientnet_lite:EfficientNetLite0", 224, (1 / 128, -127 / 128), "block7a_expand_conv", False
+        "pneumonia.efficientnet_lite:EfficientNetLite0", 224, _LITE, "block7a_expand_conv", False
     ),
-    "inception_v3": Backbone("keras.applications:InceptionV3", 299, (1 / 127.5, -1.0), 250),
-    "tiny": Backbone("pneumonia.tiny:Tiny", 32, (1 / 127.5, -1.0), "conv3", False),  # for tests
+    "efficientnet_lite1": Backbone(
+        "pneumonia.efficientnet_lite:EfficientNetLite1", 240, _LITE, "block7a_expand_conv", False
+    ),
+    "efficientnet_lite2": Backbone(
+        "pneumonia.efficientnet_lite:EfficientNetLite2", 260, _LITE, "block7a_expand_conv", False
+    ),
+    "inception_v3": Backbone("keras.applications:InceptionV3", 299, _TF, 250),
+    "densenet121": Backbone("keras.applications:DenseNet121", 224, _TORCH, "conv5_block1_0_bn"),
+    "resnet34": Backbone("pneumonia.resnet34:ResNet34", 224, _TORCH, "stack3_block0_1_pad"),
+    "resnet50": Backbone("keras.applications:ResNet50", 224, _CAFFE, "conv5_block1_1_conv"),
+    "resnet101": Backbone("keras.applications:ResNet101", 224, _CAFFE, "conv5_block1_1_conv"),
+    "mobilenet_v2": Backbone("keras.applications:MobileNetV2", 224, _TF, "block_16_expand"),
+    "tiny": Backbone("pneumonia.tiny:Tiny", 32, _TF, "conv3", False),  # for tests
 }
 
 
@@ -67,7 +90,9 @@ def build_backbone(params: ModelParams) -> "keras.Model":
     """
     backbone, size, name = find_backbone(params.backbone), find_image_size(params), params.backbone
     offline = [row for row, b in BACKBONES.items() if not b.needs_download and row != "tiny"]
-    remedy = f"set model.weights to a file or none, or model.backbone to {', '.join(offline)}, which needs no download"
+    remedy = (
+        f"set model.weights to a file or none, or model.backbone to one that needs no download: {', '.join(offline)}"
+    )
     named = params.weights if params.weights == "imagenet" else None
     try:
         model = resolve_name(backbone.builder)(include_top=False, weights=named, input_shape=(size, size, 3), name=name)

@@ -1,6 +1,6 @@
-"""Draw what a person looks at: film grids, learning curves, ROC, precision-recall, confusion matrices."""
+"""Draw what a person looks at: film grids, learning curves, ROC, precision-recall, confusion matrices, heat maps."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from matplotlib import pyplot as plt
+from matplotlib.cm import ScalarMappable
 from sklearn.metrics import ConfusionMatrixDisplay, PrecisionRecallDisplay, RocCurveDisplay
 
 from pneumonia.files import replacing
@@ -79,13 +80,84 @@ def draw_precision_recall(
 
 
 def draw_confusion(
-    path: Path, labels: npt.NDArray[Any], models: Mapping[str, npt.NDArray[Any]], threshold: float, notice: str
+    path: Path,
+    labels: npt.NDArray[Any],
+    models: Mapping[str, npt.NDArray[Any]],
+    thresholds: Mapping[str, float],
+    notice: str,
 ) -> None:
-    """Draw the confusion matrix of each model's probabilities (n,) at `threshold` on the test split."""
-    title = f"Confusion matrix at threshold {threshold:g}, test split"
-    with _figure(path, 1, len(models), (4.5 * len(models) + 0.5, 4.5), title, notice) as axes:
+    """Draw the confusion matrix of each model's probabilities (n,) at its threshold on the test split."""
+    with _figure(path, 1, len(models), (4.5 * len(models) + 0.5, 4.5), "Confusion matrix, test split", notice) as axes:
         for axis, (name, probabilities) in zip(axes.flat, models.items(), strict=True):
             ConfusionMatrixDisplay.from_predictions(
-                labels, probabilities >= threshold, display_labels=CLASSES, cmap="Blues", colorbar=False, ax=axis
+                labels, probabilities >= thresholds[name], display_labels=CLASSES, cmap="Blues", colorbar=False, ax=axis
             )
-            axis.set_title(name)
+            axis.set_title(f"{name}, threshold {thresholds[name]:.3g}")
+
+
+def draw_heatmaps(
+    path: Path, films: Pixels, heatmaps: npt.NDArray[Any], captions: list[str], outcomes: npt.NDArray[Any],
+    rows: Sequence[str], title: str, notice: str,
+) -> None:  # fmt: skip
+    """Draw heat maps over their films, a row for each outcome; one that no film had says so.
+
+    Args:
+        path: of the PNG.
+        films: uint8 (n, side, side).
+        heatmaps: 0 to 1 (n, side, side).
+        captions: a line for each film.
+        outcomes: of each film, str (n,).
+        rows: all outcomes, from top to bottom.
+        title: of the figure.
+        notice: as for every figure.
+    """
+    groups = [np.flatnonzero(outcomes == outcome) for outcome in rows]
+    columns = max(4, *map(len, groups))  # room for the title
+    with _figure(path, len(groups), columns, (2.6 * columns + 1.2, 11.5), title, notice) as axes:
+        for axis_row, outcome, group in zip(axes, rows, groups, strict=True):
+            for axis in axis_row:
+                axis.set(xticks=[], yticks=[], frame_on=False)
+            axis_row[0].set_ylabel(outcome, fontsize="large")
+            if not len(group):
+                axis_row[0].text(
+                    0.5, 0.5, "none", transform=axis_row[0].transAxes, ha="center", va="center", color="grey"
+                )
+            for axis, film in zip(axis_row, group, strict=False):
+                axis.imshow(films[film], cmap="gray", vmin=0, vmax=255)
+                axis.imshow(heatmaps[film], cmap="inferno", vmin=0, vmax=1, alpha=0.6 * heatmaps[film])
+                axis.set_title(captions[film], fontsize="x-small", parse_math=False)
+        scale = ScalarMappable(cmap="inferno")
+        plt.colorbar(scale, ax=axes, shrink=0.4, label="evidence for pneumonia, share of the film's own maximum")
+
+
+def draw_comparison(path: Path, table: pd.DataFrame, notice: str) -> None:
+    """Draw test metrics, seconds of training and number of parameters of experiments, the split beside each name.
+
+    Args:
+        path: PNG to write.
+        table: one row per experiment; columns experiment, split, roc_auc, f1, training_seconds, parameters, trainable.
+        notice: as for every figure.
+    """
+    rows = np.arange(len(table))[::-1]
+    names = [f"{name}\nsplit {split}" for name, split in zip(table["experiment"], table["split"], strict=True)]
+    with _figure(path, 1, 3, (14, 1.5 + 0.6 * len(table)), "Test metrics, time and size", notice) as axes:
+        quality, time, size = axes.flat
+        for metric, label, marker in (("roc_auc", "ROC AUC", "o"), ("f1", "F1", "s")):
+            quality.plot(table[metric], rows, marker, label=label)
+        quality.set_yticks(rows, names)
+        quality.grid(axis="x", alpha=0.3)
+        time.barh(rows, table["training_seconds"], 0.5, color="tab:grey")
+        time.bar_label(time.containers[0], fmt="%.0f s", padding=3)
+        for values, label, colour in (("parameters", "all", "lightgrey"), ("trainable", "fine-tuned", "tab:green")):
+            size.barh(rows, table[values] / 1e6, 0.5, color=colour, label=label)
+        for axis, label in (
+            (quality, "on the test split"),
+            (time, "training, seconds"),
+            (size, "parameters, millions"),
+        ):
+            axis.set(xlabel=label, ylim=(-0.6, len(table) - 0.4))
+        for axis in (quality, size):
+            axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
+        for axis in (time, size):
+            axis.set_yticks(rows, [])
+            axis.margins(x=0.2)

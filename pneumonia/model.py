@@ -1,13 +1,14 @@
 """Backbone and head, what of them is frozen, and where the frozen part can be cut off."""
 
 import json
+import math
 import re
 import shutil
 import zipfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import keras
 from keras import layers
@@ -19,28 +20,44 @@ from pneumonia.params import ModelParams
 
 
 def build_model(params: ModelParams) -> keras.Model:
-    """Build the classifier: raw grey values in, one logit out; its backbone is frozen.
+    """Build the classifier: raw grey values in, the log odds of pneumonia out; its backbone is frozen.
 
     The model takes float32 or uint8 (n, side, side, 1), 0 to 255; scaling and the grey-to-RGB step lie inside it. Train
     the tail that `cut_model` returns: it keeps the backbone in inference mode, so that BatchNorm statistics never move.
+    The output is (n, 1) whichever the head, one logit or two under a softmax: the probability is its sigmoid, and the
+    loss binary cross-entropy from logits. Raises InputError as `build_backbone` does.
     """
     size = find_image_size(params)
     backbone = build_backbone(params)
     scale, offset = find_backbone(params.backbone).scale
     inputs = layers.Input((size, size, 1), name="film")
     x = layers.Concatenate(name="rgb")([inputs, inputs, inputs])
-    x = layers.Rescaling(scale, offset, name="scale")(x)
+    x = layers.Rescaling(scale, offset, name="scale")(x)  # pyright: ignore[reportArgumentType]
     x = backbone(x, training=False)
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     x = layers.Dropout(params.dropout, name="dropout")(x)
-    model = keras.Model(inputs, layers.Dense(1, name="logit")(x), name=f"{params.backbone}_classifier")
+    model = keras.Model(inputs, _append_head(x, params.head), name=f"{params.backbone}_classifier")
     freeze_below(model, None)
     return model
+
+
+def _append_head(x: keras.KerasTensor, head: str) -> keras.KerasTensor:
+    if head == "sigmoid":
+        return layers.Dense(1, name="logit")(x)
+    # softmax(z)[1] = sigmoid(z[1] - z[0]). The difference is a fixed layer of Keras' own: a saved model loads anywhere.
+    difference: Any = keras.initializers.Constant([[-1.0], [1.0]])  # pyright: ignore[reportArgumentType]
+    log_odds = layers.Dense(1, use_bias=False, kernel_initializer=difference, trainable=False, name="log_odds")
+    return log_odds(layers.Dense(2, name="logits")(x))
 
 
 def get_backbone(model: keras.Model) -> keras.Model:
     """Return the backbone inside a classifier."""
     return next(layer for layer in model.layers if isinstance(layer, keras.Model))
+
+
+def count_parameters(model: keras.Model) -> tuple[int, int]:
+    """Return how many numbers a model holds, and how many of them are trainable."""
+    return model.count_params(), sum(math.prod(variable.shape) for variable in model.trainable_variables)
 
 
 def find_layer(backbone: keras.Model, name: int | str) -> int:
@@ -93,31 +110,34 @@ class Cut:
     tail: keras.Model
 
 
-def cut_model(model: keras.Model) -> Cut:
+def cut_model(model: keras.Model, below: int | str = "auto") -> Cut:
     """Cut a classifier at the last tensor on which all that is trainable depends, see `freeze_below`.
 
-    The frozen part is cut once more at the backbone's default cut when that lies in it: so all that is trained above
-    the default cut, the head among it, starts from the same activations, and films pass the layers below it once.
+    The frozen part is cut once more at the backbone's default cut, or below the layer `below` if that is lower: so all
+    that is trained above, the head among it, starts from the same activations, and films pass the layers underneath
+    once. What the model says does not depend on it.
     """
     backbone = get_backbone(model)
+    pool, *head = model.layers[model.layers.index(backbone) + 1 :]
     top = len(backbone.layers) - 1
     first = next((index for index, layer in enumerate(backbone.layers) if layer.trainable_weights), None)
     last = top if first is None else find_cut(backbone, first)
-    cuts = sorted({cut for cut in (find_cut(backbone, find_layer(backbone, "auto")), last) if 0 < cut <= last})
-    prefixes, below = list[keras.Model](), backbone.input
+    shared = min(find_cut(backbone, find_layer(backbone, layer)) for layer in ("auto", below))
+    cuts = sorted({cut for cut in (shared, last) if 0 < cut <= last})
+    prefixes, source = list[keras.Model](), backbone.input
     inputs, x = model.input, model.get_layer("scale").output
     for cut in cuts:
         at = backbone.layers[cut].output
-        x = keras.Model(below, at, name=f"backbone_to_{cut}")(x, training=False)
+        x = keras.Model(source, at, name=f"backbone_to_{cut}")(x, training=False)
         if cut == top:
-            x = model.get_layer("pool")(x)
+            x = pool(x)
         prefixes.append(keras.Model(inputs, x, name=f"to_{backbone.layers[cut].name}"))
         inputs = x = layers.Input(x.shape[1:], name="activations")
-        below = at
+        source = at
     if last < top:
-        x = model.get_layer("pool")(Inference(keras.Model(below, backbone.output, name="backbone_tail"))(x))
-    for name in ("dropout", "logit"):
-        x = model.get_layer(name)(x)
+        x = pool(Inference(keras.Model(source, backbone.output, name="backbone_tail"))(x))
+    for layer in head:
+        x = layer(x)
     return Cut(tuple(prefixes), keras.Model(inputs, x, name="tail"))
 
 

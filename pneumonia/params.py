@@ -16,6 +16,9 @@ BatchSize = Annotated[int, Field(ge=1, le=4096, strict=True)]
 LearningRate = Annotated[float, Field(gt=0, le=1)]
 Patience = Annotated[int, Field(ge=1, strict=True)] | None
 Monitor = Literal["val_loss", "val_auc", "val_f1", "val_accuracy"]
+Schedule = Literal["constant", "cosine", "triangular", "triangular2", "exp_range", "one_cycle"]
+Factor = Annotated[float, Field(gt=0, le=10)]
+PHANTOM_NOTICE = "Synthetic phantom films: no clinical meaning."
 
 
 class Section(BaseModel):
@@ -35,7 +38,7 @@ class DataParams(Section):
     @property
     def notice(self) -> str:
         """What every figure, run and model made from synthetic films has to say; empty for real films."""
-        return "Synthetic phantom films: no clinical meaning." if self.source == "phantom" else ""
+        return PHANTOM_NOTICE if self.source == "phantom" else ""
 
 
 class ValidateParams(Section):
@@ -77,21 +80,29 @@ class SplitParams(Section):
 
 
 class AugmentParams(Section):
-    """How the training split is balanced."""
+    """How the training split is balanced, and what its variants look like."""
 
     balance: Literal["augment", "undersample", "class_weight", "none"]
-    rotation_degrees: Annotated[float, Field(ge=0, le=180)]
+    views: Annotated[int, Field(ge=1, le=1000, strict=True)]
+    presize: Annotated[int, Field(ge=32, le=4096, strict=True)] | None
     horizontal_flip: bool
-    brightness: tuple[Annotated[float, Field(gt=0, le=2)], Annotated[float, Field(gt=0, le=2)]]
+    affine_probability: Share
+    rotation_degrees: Annotated[float, Field(ge=0, le=180)]
+    zoom: tuple[Factor, Factor]
     shift: Share
+    warp: Annotated[float, Field(ge=0, le=0.5)]
+    crop: Annotated[float, Field(gt=0, le=1)]
+    lighting_probability: Share
+    brightness: tuple[Factor, Factor]
+    contrast: tuple[Factor, Factor]
     seed: Seed
 
-    @field_validator("brightness")
+    @field_validator("zoom", "brightness", "contrast")
     @classmethod
-    def _low_to_high(cls, brightness: tuple[float, float]) -> tuple[float, float]:
-        if brightness[0] > brightness[1]:
+    def _low_to_high(cls, factors: tuple[float, float]) -> tuple[float, float]:
+        if factors[0] > factors[1]:
             raise ValueError("must be the lower factor, then the higher")
-        return brightness
+        return factors
 
 
 class ModelParams(Section):
@@ -99,6 +110,7 @@ class ModelParams(Section):
 
     backbone: str
     weights: str
+    head: Literal["sigmoid", "softmax"]
     image_size: Annotated[int, Field(ge=32, le=1024, strict=True)] | Literal["auto"]
     dropout: Annotated[float, Field(ge=0, lt=1)]
 
@@ -108,7 +120,10 @@ class FitParams(Section):
 
     epochs: Epochs
     batch_size: BatchSize
-    learning_rate: LearningRate
+    learning_rate: LearningRate | Literal["auto"]
+    schedule: Schedule
+    cycle_epochs: Annotated[float, Field(gt=0, le=1000)]
+    base_share: Annotated[float, Field(gt=0, le=1)]
     monitor: Monitor
     patience: Patience
     seed: Seed
@@ -127,7 +142,9 @@ class FinetuneParams(FitParams):
 class EvaluateParams(Section):
     """How probabilities become decisions."""
 
-    threshold: Annotated[float, Field(gt=0, lt=1)]
+    threshold: Annotated[float, Field(gt=0, lt=1)] | Literal["youden", "f1"]
+    flip: bool
+    heatmap: Literal["grad_cam", "cam"]
 
 
 class RegisterParams(Section):
@@ -188,19 +205,34 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     Raises:
         InputError: the file is missing, is no YAML, or holds an unknown, missing or out-of-range value.
     """
-    remedy = f"correct {path}; every key and its range is commented there, and docs/parameters.md lists them"
+    remedy = f"correct {path}; conf/config.yaml comments every key, docs/parameters.md lists the ranges"
     try:
-        return Params.model_validate(yaml.safe_load(path.read_text()))
+        content = yaml.safe_load(path.read_text())
     except FileNotFoundError:
         raise InputError(
             f"{path} does not exist.", expected="a parameter file", remedy="git restore params.yaml"
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not YAML: {error}", expected="one mapping per stage", remedy=remedy) from None
+    try:
+        return Params.model_validate(content)
     except ValidationError as error:
-        problems = [(".".join(map(str, e["loc"])) or "(all)", e["msg"], e["input"]) for e in error.errors()]
-        what = "; ".join(f"{name} is {value!r}" for name, _, value in problems)
-        expected = "; ".join(f"{name}: {message}" for name, message, _ in problems)
+        problems: dict[str, tuple[Any, list[str]]] = {}
+        for found in error.errors():
+            name = ".".join(map(str, _strip_union(content, found["loc"]))) or "(all)"
+            problems.setdefault(name, (found["input"], []))[1].append(found["msg"])
+        what = "; ".join(f"{name} is {value!r}" for name, (value, _) in problems.items())
+        expected = "; ".join(f"{name}: {' or '.join(messages)}" for name, (_, messages) in problems.items())
         raise InputError(
             f"{path} has {len(problems)} unusable value(s): {what}.", expected=expected, remedy=remedy
         ) from None
+
+
+def _strip_union(content: Any, location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Return where a value stands, without the name of the type in a union that pydantic adds."""
+    for depth, key in enumerate(location):
+        if not isinstance(content, dict | list):
+            return location[:depth]
+        children: dict[Any, Any] = content if isinstance(content, dict) else dict(enumerate(content))
+        content = children.get(key)
+    return location

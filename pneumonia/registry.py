@@ -112,7 +112,10 @@ def check_challenger(challenger: Metrics, champion: Metrics | None, gates: Regis
 
 
 def measure_version(version: ModelVersion, records: pd.DataFrame, raw: Path, params: Params) -> Metrics:
-    """Return the test metrics of a registered version on the films of `records`, read at that version's own size."""
+    """Return the test metrics of a registered version on the films of `records`, in that version's own way.
+
+    Size, threshold and flip are its own; where it has none, a threshold of 0.5 and no flip.
+    """
     # TensorFlow takes seconds to import, and most calls find nothing to compare.
     from pneumonia.activations import ActivationCache
     from pneumonia.augment import read_split
@@ -122,8 +125,9 @@ def measure_version(version: ModelVersion, records: pd.DataFrame, raw: Path, par
 
     model = load_model(download_model(version))
     test = read_split(records, raw, model.input_shape[1])
-    probabilities = predict_probabilities(model, test.images, ActivationCache(params.compute, params.cache))
-    return compute_metrics(test.labels, probabilities, params.evaluate.threshold)
+    cache = ActivationCache(params.compute, params.cache)
+    probabilities = predict_probabilities(model, test.images, cache, version.tags.get("flip") == "True")
+    return compute_metrics(test.labels, probabilities, float(version.tags.get("test_threshold", 0.5)))
 
 
 def consider(
@@ -139,7 +143,7 @@ def consider(
         metrics: its metrics on the test films.
         records: the test films.
         raw: folder of the films.
-        params: gates and threshold.
+        params: gates, and how a model is evaluated.
 
     Returns:
         The outcome in a sentence, and what was checked.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import mlflow
 import pandas as pd
 from mlflow.data.numpy_dataset import from_numpy
-from mlflow.entities import Run
+from mlflow.entities import Metric, Run
 
 from pneumonia.files import project_home, sha256_file
 from pneumonia.params import Params
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 EXPERIMENT = "pneumonia"
 LIBRARIES = ("dvc", "keras", "mlflow", "numpy", "pandas", "pillow", "scikit-learn", "scipy", "tensorflow")
 Phase = str  # "train" or "finetune"
+BATCH = 1000  # metrics that MLflow takes in one call
 
 
 def connect() -> str:
@@ -84,7 +85,9 @@ def _new_run(
             part = getattr(dataset, split)
             mlflow.log_param(f"films.{split}", len(part.labels))
             digest = tags["dataset_sha256"][:32]  # MLflow keeps at most 36 characters
-            data = from_numpy(part.images, targets=part.labels, name=f"{params.data.source} {split}", digest=digest)  # pyright: ignore
+            data = from_numpy(
+                part.images[:: part.views], targets=part.labels, name=f"{params.data.source} {split}", digest=digest
+            )  # pyright: ignore
             mlflow.log_input(data, context=split)
         yield run
 
@@ -107,9 +110,43 @@ def _git(*arguments: str) -> str:
     return done.stdout.strip() or ("" if done.returncode == 0 else "none")
 
 
-def log_epoch(epoch: int, logs: dict[str, float]) -> None:
-    """Send the metrics of an epoch, numbered from 0 as in Keras, to the active run under its number from 1."""
-    mlflow.log_metrics(logs, step=epoch + 1)
+def log_epoch(epoch: int, logs: dict[str, float], rates: pd.DataFrame) -> None:
+    """Send the metrics of an epoch, and what the optimiser used in it, to the active run.
+
+    Args:
+        epoch: number from 0 as in Keras; MLflow shows it from 1.
+        logs: metrics of the epoch. What `rates` holds step by step is left out.
+        rates: columns learning_rate and perhaps momentum, under the number of the optimiser's step from 1.
+    """
+    now = int(time.time() * 1000)
+    sent = [Metric(name, value, now, epoch + 1) for name, value in logs.items() if name not in rates]
+    for name, values in rates.items():
+        sent += [Metric(str(name), value, now, int(step)) for step, value in zip(rates.index, values, strict=True)]
+    run = mlflow.active_run()
+    assert run
+    for start in range(0, len(sent), BATCH):
+        mlflow.MlflowClient().log_batch(run.info.run_id, sent[start : start + BATCH])
+
+
+def log_range_test(path: Path, notice: str) -> None:
+    """Add a range test to the active run, when there was one: table, figure and `found_learning_rate`.
+
+    Args:
+        path: table that the phase wrote.
+        notice: stands below the figure.
+    """
+    from pneumonia.rate_finder import draw_range_test, find_suggestion, read_range_test  # as in `ensure_run`
+
+    table = read_range_test(path)
+    if len(table):
+        mlflow.log_metric("found_learning_rate", find_suggestion(table, "valley"))
+        mlflow.log_artifact(str(path), "range_test")
+        mlflow.log_figure(draw_range_test(table, notice), "range_test/range_test.png")
+
+
+def log_best(best: dict[str, float]) -> None:
+    """Add what the kept epoch reached to the active run, as `best_val_loss` and so on: sweeps are ranked by it."""
+    mlflow.log_metrics({f"best_{name}": value for name, value in best.items()})
 
 
 def tag_model(model: Path) -> None:
@@ -123,23 +160,36 @@ def link_initial_run(run: Run, initial: Path) -> None:
         mlflow.MlflowClient().set_tag(run.info.run_id, "initial_run_id", found.info.run_id)
 
 
-def find_run(phase: Phase, model: Path) -> Run | None:
-    """Return the latest run of a phase that made exactly this model."""
+def find_run(phase: Phase, model: Path, experiment: str | None = None) -> Run | None:
+    """Return the latest run of a phase that made exactly this model, in a DVC experiment when one is named."""
     query = f"tags.phase = '{phase}' and tags.model_sha256 = '{sha256_file(model)}'"
+    query += f" and tags.dvc_exp_name = '{experiment}'" if experiment else ""
     runs = mlflow.search_runs([connect()], query, max_results=1, output_format="list")
     return runs[0] if runs else None  # pyright: ignore
 
 
-def ensure_run(phase: Phase, params: Params, dataset: Path, model: Path, history: Path) -> Run:
-    """Return the run that made `model`; when DVC restored it instead of training it here, record one from its files."""
-    if run := find_run(phase, model):
+def ensure_run(phase: Phase, params: Params, dataset: Path, model: Path, history: Path, range_test: Path) -> Run:
+    """Return the run that made `model`; when DVC restored it instead of training it here, record one from its files.
+
+    A DVC experiment has a fine-tune run of its own also when another one made the same model: test metrics may differ.
+    Of the learning rate a restored run holds what the last step of each epoch used.
+    """
+    if run := find_run(phase, model, os.environ.get("DVC_EXP_NAME") if phase == "finetune" else None):
         return run
     from pneumonia.augment import read_dataset  # SciPy takes half a second to import, and this is rare
+    from pneumonia.training import describe_best
 
-    with _new_run(phase, params, read_dataset(dataset), dataset, connect()) as run:
+    films = read_dataset(dataset)
+    steps = -(-len(films.train.labels) // getattr(params, phase).batch_size)
+    with _new_run(phase, params, films, dataset, connect()) as run:
         mlflow.set_tag("restored", "True")
-        for row in pd.read_csv(history).to_dict("records"):
-            log_epoch(int(row.pop("epoch")) - 1, {str(name): float(value) for name, value in row.items()})
+        epochs = pd.read_csv(history)
+        for row in epochs.to_dict("records"):
+            epoch = int(row.pop("epoch"))
+            rates = pd.DataFrame({"learning_rate": row["learning_rate"]}, [epoch * steps])
+            log_epoch(epoch - 1, {str(name): float(value) for name, value in row.items()}, rates)
+        log_best(describe_best(epochs, getattr(params, phase).monitor))
+        log_range_test(range_test, params.data.notice)
         tag_model(model)
     return run
 

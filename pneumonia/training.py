@@ -7,18 +7,17 @@ from typing import Any, Literal
 
 import keras
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import tensorflow as tf
 
-from pneumonia.activations import ActivationCache, Rows, fingerprint
-from pneumonia.augment import Dataset, Split
-from pneumonia.files import project_home, replacing, sha256_bytes, sha256_file, write_json
-from pneumonia.model import cut_model, freeze_below
+from pneumonia.batches import Batches, draw_epoch
+from pneumonia.files import replacing, write_json
 from pneumonia.params import FitParams, Monitor
+from pneumonia.schedules import build_optimizer, list_rates
 
 Logs = dict[str, float]
-OnEpoch = Callable[[int, Logs], None]
+OnEpoch = Callable[[int, Logs, pd.DataFrame], None]
+LOSS = keras.losses.BinaryCrossentropy(from_logits=True)
 
 
 class F1Score(keras.metrics.F1Score):
@@ -27,26 +26,6 @@ class F1Score(keras.metrics.F1Score):
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Count a batch; `y_pred` holds logits (n, 1)."""
         super().update_state(y_true, keras.ops.sigmoid(y_pred), sample_weight)
-
-
-class Batches(keras.utils.PyDataset):
-    """Rows of two arrays in batches, reordered every epoch when they are trained on."""
-
-    def __init__(self, x: npt.NDArray[Any] | Rows, y: npt.NDArray[Any], batch_size: int) -> None:
-        """Keep the arrays: `x` (n, ...) may lie on disk; `y` holds labels (n,)."""
-        super().__init__()
-        self.x, self.y, self.batch_size = x, y.astype(np.float32)[:, None], batch_size
-        self.order = np.arange(len(y))
-
-    def __len__(self) -> int:
-        """Return the number of batches."""
-        return -(-len(self.y) // self.batch_size)
-
-    def __getitem__(self, index: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """Return films (b, ...) and labels (b, 1)."""
-        rows = self.order[index * self.batch_size : (index + 1) * self.batch_size]
-        x = self.x[rows]
-        return (x[..., None] if x.ndim == 3 else x), self.y[rows]
 
 
 def find_best(values: Sequence[float], monitor: Monitor) -> int:
@@ -89,27 +68,43 @@ class _Checkpoint(keras.callbacks.Callback):
     def weights(self, epoch: int) -> Path:
         return self.folder / f"epoch{epoch:04d}.weights.h5"
 
+    def rates(self, epoch: int) -> pd.DataFrame:
+        steps = len(self.batches)
+        return list_rates(self.trained.optimizer, range(epoch * steps, (epoch + 1) * steps))
+
+    def tell(self, epoch: int) -> None:
+        self.on_epoch(epoch, self.history[epoch], self.rates(epoch))
+
     def restore(self, epoch: int) -> None:
         self.trained.optimizer.build(self.trained.trainable_variables)
         self.trained.load_weights(self.weights(epoch))
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        # Everything random in an epoch follows from seed and epoch, so a resumed run draws what an unbroken one draws.
-        rng = np.random.default_rng([self.settings.seed, epoch])
-        self.batches.order = rng.permutation(len(self.batches.y))
-        for variable in self.trained.non_trainable_variables:
-            if variable.name == "seed_generator_state":
-                variable.assign(rng.integers(0, 2**31, 2).astype(variable.dtype))
+        films, views = len(self.batches.y), self.batches.views
+        self.batches.rows = draw_epoch(self.trained, films, views, self.settings.seed, epoch)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        self.history.append({name: float(value) for name, value in (logs or {}).items()})
+        rate = self.rates(epoch)["learning_rate"].iloc[-1]
+        self.history.append({name: float(value) for name, value in (logs or {}).items()} | {"learning_rate": rate})
         with replacing(self.weights(epoch)) as beside:
             self.trained.save_weights(beside)
         write_json(self.history, self.folder / "history.json")
         for path in set(self.folder.glob("*.weights.h5")) - {self.weights(epoch), self.weights(self.best)}:
             path.unlink()
-        self.on_epoch(epoch, self.history[-1])
+        self.tell(epoch)
         self.trained.stop_training = self.finished
+
+
+def compile_classifier(model: keras.Model, optimizer: keras.optimizers.Optimizer, steps_per_execution: int = 1) -> None:
+    """Prepare a model that ends in one logit for `fit`: binary cross-entropy; AUC, F1 and accuracy are measured."""
+    model.compile(
+        optimizer,
+        LOSS,
+        metrics=[keras.metrics.AUC(name="auc", from_logits=True), F1Score("macro", threshold=0.5, name="f1"),
+                 keras.metrics.BinaryAccuracy(name="accuracy", threshold=0.0)],
+        steps_per_execution=steps_per_execution,
+        jit_compile=False,  # pyright: ignore[reportArgumentType]
+    )  # fmt: skip
 
 
 def fit(
@@ -117,40 +112,40 @@ def fit(
     train: Batches,
     val: Batches,
     params: FitParams,
+    learning_rate: float,
     class_weight: dict[int, float],
     state: Path,
-    on_epoch: OnEpoch = lambda epoch, logs: None,
+    on_epoch: OnEpoch = lambda epoch, logs, rates: None,
     verbose: Literal[0, 1, 2] = 2,
 ) -> pd.DataFrame:
     """Train a model that ends in one logit and leave it with the weights of its best epoch.
 
     Args:
-        model: compiled here: Adam, binary cross-entropy; AUC, F1 and accuracy are measured each epoch.
+        model: compiled here, see `compile_classifier` and `build_optimizer`.
         train: training films; reordered each epoch.
         val: validation films.
-        params: epochs, learning rate, monitor, patience, seed.
+        params: epochs, schedule, monitor, patience, seed.
+        learning_rate: of Adam, the highest of the schedule.
         class_weight: weight of each label in the loss.
         state: folder in which finished epochs are kept; when it already holds some, training goes on after them.
-        on_epoch: called after each epoch that is trained here with its number from 0 and its metrics.
+        on_epoch: called after each epoch that is trained here with its number from 0, its metrics, and learning rate
+            and momentum at each of its steps, see `list_rates`.
         verbose: as in `keras.Model.fit`.
 
     Returns:
-        One row per epoch, the column `epoch` from 1.
+        One row per epoch, the column `epoch` from 1; `learning_rate` is that of the epoch's last step.
     """
-    model.compile(
-        keras.optimizers.Adam(params.learning_rate),
-        keras.losses.BinaryCrossentropy(from_logits=True),
-        metrics=[keras.metrics.AUC(name="auc", from_logits=True), F1Score("macro", threshold=0.5, name="f1"),
-                 keras.metrics.BinaryAccuracy(name="accuracy", threshold=0.0)],
+    compile_classifier(
+        model,
+        build_optimizer(params, learning_rate, len(train)),
         steps_per_execution=8,  # the same bits; halves an epoch of the head, more gains nothing
-        jit_compile=False,  # pyright: ignore[reportArgumentType]
-    )  # fmt: skip
+    )
     checkpoint = _Checkpoint(model, state, train, params, on_epoch)
     done = len(checkpoint.history)
     if done:
         print(f"Going on after epoch {done}.")
         checkpoint.restore(done - 1)
-        on_epoch(done - 1, checkpoint.history[-1])  # it may have been killed before this epoch was told
+        checkpoint.tell(done - 1)  # it may have been killed before this epoch was told
     if not checkpoint.finished:
         model.fit(
             train, epochs=params.epochs, initial_epoch=done, validation_data=val, class_weight=class_weight,
@@ -164,34 +159,3 @@ def make_deterministic(seed: int) -> None:
     """Seed everything and make TensorFlow choose algorithms that give the same bytes each time."""
     keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
-
-
-def find_state(phase: str, dataset: Path, model: keras.Model, params: FitParams, precision: str) -> Path:
-    """Return the folder of a phase's unfinished training: it belongs to exactly this data, model, code and section."""
-    code = [sha256_file(path) for path in sorted(Path(__file__).parent.glob("*.py"))]
-    key = json.dumps([sha256_file(dataset), fingerprint(model), params.model_dump(), precision, code])
-    return project_home() / ".cache" / "training" / f"{phase}-{sha256_bytes(key.encode())[:16]}"
-
-
-def train_from(
-    model: keras.Model,
-    from_layer: int | None,
-    dataset: Dataset,
-    params: FitParams,
-    cache: ActivationCache,
-    state: Path,
-    on_epoch: OnEpoch,
-) -> pd.DataFrame:
-    """Train a classifier's head, and its backbone from `from_layer` on; what is frozen runs once per film.
-
-    Returns:
-        The history, as `fit` does.
-    """
-    freeze_below(model, from_layer)
-    cut = cut_model(model)
-
-    def batches(split: Split) -> Batches:
-        x = cache.read(cut.prefixes, split.images) if cut.prefixes else split.images
-        return Batches(x, split.labels, params.batch_size)
-
-    return fit(cut.tail, batches(dataset.train), batches(dataset.val), params, dataset.class_weight, state, on_epoch)

@@ -16,13 +16,13 @@ from pneumonia.tracking import ensure_run, find_commit, link_initial_run, record
 
 def register(
     dataset: Path, records: Path, raw: Path, initial: Path, finetuned: Path, train_history: Path,
-    finetune_history: Path, metrics: Path, evaluation: Path, params: Params,
+    finetune_history: Path, train_range: Path, finetune_range: Path, metrics: Path, evaluation: Path, params: Params,
 ) -> None:  # fmt: skip
     """Leave a complete MLflow store behind, and say what was compared and decided."""
     measured, figures = json.loads(metrics.read_text()), sorted(evaluation.glob("*.png"))
     runs = {
-        "initial": ensure_run("train", params, dataset, initial, train_history),
-        "finetuned": ensure_run("finetune", params, dataset, finetuned, finetune_history),
+        "initial": ensure_run("train", params, dataset, initial, train_history, train_range),
+        "finetuned": ensure_run("finetune", params, dataset, finetuned, finetune_history, finetune_range),
     }
     link_initial_run(runs["finetuned"], initial)
     for name, run in runs.items():
@@ -32,6 +32,7 @@ def register(
         "recipe": params.recipe,
         "data_source": params.data.source,
         "split": params.split.strategy,
+        "flip": str(params.evaluate.flip),
         "data_sha256": sha256_file(records),
         "synthetic": str(bool(params.data.notice)),
     }

@@ -25,12 +25,12 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def set_params(project: Path, changes: dict[str, Any]) -> None:
-    """Change values of a project's params.yaml, section by section."""
-    path = project / "params.yaml"
-    params = yaml.safe_load(path.read_text())
-    for section, values in changes.items():
-        params[section] = params[section] | values if isinstance(values, dict) else values
-    path.write_text(yaml.safe_dump(params, sort_keys=False))
+    """Change values section by section, in params.yaml and in what `dvc exp run` composes it from."""
+    for path in (project / "params.yaml", project / "conf" / "config.yaml"):
+        params = yaml.safe_load(path.read_text())
+        for section, values in changes.items():
+            params[section] = params[section] | values
+        path.write_text(yaml.safe_dump(params, sort_keys=False))
 
 
 def copy_project(target: Path) -> Path:

@@ -23,7 +23,7 @@ from pneumonia.model import build_model, cut_model, freeze_below, load_model, sa
 from pneumonia.params import CacheParams, ComputeParams, ModelParams
 
 FILMS = np.random.default_rng(0).integers(0, 256, (10, 32, 32), dtype=np.uint8)
-PARAMS = ModelParams(backbone="tiny", weights="none", image_size=32, dropout=0.0)
+PARAMS = ModelParams(backbone="tiny", weights="none", image_size=32, dropout=0.0, head="sigmoid")
 # First trainable layer: none of the backbone, bn3, conv3 at the default cut, conv2.
 HEAD, HIGHER, FINETUNE, LOWER = None, 8, 7, 4
 SPAWN = multiprocessing.get_context("spawn")  # a process that starts as a stage does
@@ -166,7 +166,7 @@ def test_neither_order_nor_number_of_films_nor_batches_change_a_bit(classifier: 
 
 
 def test_neither_order_nor_number_of_films_nor_batches_change_a_bit_of_a_real_backbone():
-    params = ModelParams(backbone="efficientnet_lite0", weights="imagenet", image_size=64, dropout=0.0)
+    params = ModelParams(backbone="efficientnet_lite0", weights="imagenet", image_size=64, dropout=0.0, head="sigmoid")
     model = build_model(params)
     films = np.random.default_rng(0).integers(0, 256, (10, 64, 64), dtype=np.uint8)
     assert_same_in_any_order(cut(model, HEAD), films, 3)

@@ -118,7 +118,10 @@ def test_an_engine_is_measured_on_what_the_project_predicts(tmp_path: Path) -> N
     write_table(records, tmp_path / "merged.csv")
     measured = engines.measure("tensorflow", "efficientnet_lite0", tmp_path, 32)
     keras.utils.set_random_seed(1)
-    model = build_model(ModelParams(backbone="efficientnet_lite0", weights="imagenet", image_size="auto", dropout=0.5))
+    params = ModelParams(
+        backbone="efficientnet_lite0", weights="imagenet", head="sigmoid", image_size="auto", dropout=0.5
+    )
+    model = build_model(params)
     images = read_split(records.sample(32, random_state=1), tmp_path / "raw", 224).images
     np.testing.assert_allclose(measured["probabilities"], predict_probabilities(model, images), atol=1e-5)
     assert measured["prefix"] > 0

@@ -8,7 +8,16 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
-from pneumonia.figures import draw_confusion, draw_films, draw_learning_curves, draw_precision_recall, draw_roc
+from pneumonia.figures import (
+    draw_comparison,
+    draw_confusion,
+    draw_films,
+    draw_heatmaps,
+    draw_learning_curves,
+    draw_precision_recall,
+    draw_roc,
+)
+from pneumonia.metrics import OUTCOMES
 from pneumonia.params import DataParams
 
 NOTICE = DataParams(source="phantom", path=Path(), images=48, seed=1).notice
@@ -20,13 +29,23 @@ HISTORY = pd.DataFrame(
     {"epoch": [1, 2]}
     | {f"{split}{name}": RNG.random(2) for split in ("", "val_") for name in ("loss", "auc", "f1", "accuracy")}
 )
+COMPARED = pd.DataFrame(
+    {"experiment": ["a", "b"], "split": ["patient", "original"], "roc_auc": [0.99, 0.95], "f1": [0.98, 0.93],
+     "training_seconds": [200.0, np.nan], "parameters": [3_400_000, 25_000_000], "trainable": [1_100_000, 2_049]}
+)  # fmt: skip
+THRESHOLDS = {"initial": 0.5, "finetuned": 0.25}
+HEATMAPS = RNG.random((3, 16, 16))
 Draw = Callable[[Path, str], None]
 FIGURES: dict[str, Draw] = {
     "films": lambda path, notice: draw_films(path, FILMS, ["a", "b", "c"], "Films", 2, notice),
     "learning curves": lambda path, notice: draw_learning_curves(path, HISTORY, HISTORY, notice),
     "roc": lambda path, notice: draw_roc(path, LABELS, MODELS, notice),
     "precision and recall": lambda path, notice: draw_precision_recall(path, LABELS, MODELS, notice),
-    "confusion": lambda path, notice: draw_confusion(path, LABELS, MODELS, 0.5, notice),
+    "confusion": lambda path, notice: draw_confusion(path, LABELS, MODELS, THRESHOLDS, notice),
+    "heat maps": lambda path, notice: draw_heatmaps(
+        path, FILMS, HEATMAPS, ["a", "b", "$c"], np.array(OUTCOMES)[[0, 3, 0]], OUTCOMES, "Heat maps", notice
+    ),
+    "comparison": lambda path, notice: draw_comparison(path, COMPARED, notice),
 }
 each_figure = pytest.mark.parametrize("draw", FIGURES.values(), ids=FIGURES)
 
@@ -71,9 +90,9 @@ def test_other_probabilities_give_another_picture(tmp_path: Path, monkeypatch: p
     assert (tmp_path / "one.png").read_bytes() != (tmp_path / "two.png").read_bytes()
 
 
-def test_the_threshold_decides_what_a_confusion_matrix_counts(tmp_path: Path):
+def test_each_models_threshold_decides_what_its_confusion_matrix_counts(tmp_path: Path):
     for threshold in (0.1, 0.9):
-        draw_confusion(tmp_path / f"{threshold}.png", LABELS, MODELS, threshold, "")
+        draw_confusion(tmp_path / f"{threshold}.png", LABELS, MODELS, THRESHOLDS | {"initial": threshold}, "")
     assert (tmp_path / "0.1.png").read_bytes() != (tmp_path / "0.9.png").read_bytes()
 
 
@@ -83,3 +102,25 @@ def test_films_fill_as_many_rows_as_they_need(tmp_path: Path):
     tall, wide = (plt.imread(tmp_path / f"{columns}.png").shape for columns in (1, 3))
     assert tall[0] > tall[1]
     assert wide[0] < wide[1]
+
+
+def test_a_heat_map_tints_its_film_where_it_is_high_and_leaves_it_grey_where_it_is_0(tmp_path: Path):
+    films, outcomes = np.full((1, 16, 16), 128, np.uint8), np.array(OUTCOMES[:1])
+    shown = []
+    for height in (0, 1):
+        draw_heatmaps(
+            tmp_path / "map.png", films, np.full((1, 16, 16), height), ["film"], outcomes, OUTCOMES, "Maps", ""
+        )
+        picture = plt.imread(tmp_path / "map.png")
+        shown.append(picture[150:250, 100:200, :3])
+    plain, tinted = shown
+    np.testing.assert_allclose(plain, 128 / 255, atol=0.01)
+    assert (tinted[..., 0] - tinted[..., 2] > 0.1).all()  # the upper end of the scale is yellow
+
+
+@pytest.mark.parametrize("outcomes", [OUTCOMES[:0], OUTCOMES[:1], OUTCOMES[3:], OUTCOMES])
+def test_an_outcome_that_no_film_had_keeps_its_row(tmp_path: Path, outcomes: tuple[str, ...]):
+    films, heatmaps = np.zeros((len(outcomes), 16, 16), np.uint8), np.zeros((len(outcomes), 16, 16))
+    captions = list(outcomes)
+    draw_heatmaps(tmp_path / "map.png", films, heatmaps, captions, np.array(outcomes, str), OUTCOMES, "Maps", "")
+    assert plt.imread(tmp_path / "map.png").shape[0] == 1150

@@ -1,6 +1,6 @@
 """Metrics agree with counting by hand and with scikit-learn."""
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from pneumonia.metrics import compute_metrics, list_calls, trace_curves
+from pneumonia.errors import InputError
+from pneumonia.metrics import OUTCOMES, choose_threshold, compute_metrics, list_calls, pick_examples, trace_curves
 
 # Four ill and six healthy; at 0.5 one of the ill is missed and two of the healthy are called ill.
 LABELS = np.array([1, 1, 1, 1, 0, 0, 0, 0, 0, 0], np.uint8)
@@ -104,6 +105,74 @@ def test_values_are_plain_numbers_as_json_needs():
     assert {type(value) for value in compute_metrics(LABELS, PROBABILITIES, 0.5).values()} == {int, float}
 
 
+def test_the_threshold_is_kept_unrounded():
+    assert compute_metrics(LABELS, PROBABILITIES, 1 / 3)["threshold"] == 1 / 3
+
+
+def judge(labels: Any, calls: Any, rule: str) -> float:
+    """Return the figure that a rule maximises."""
+    if rule == "f1":
+        return float(sk.f1_score(labels, calls))
+    return float(sk.recall_score(labels, calls) + sk.recall_score(labels, calls, pos_label=0) - 1)
+
+
+each_rule = pytest.mark.parametrize("rule", ["youden", "f1"])
+
+
+@each_rule
+@settings(derandomize=True, max_examples=60, deadline=None)
+@given(films=judged_films())
+def test_no_threshold_is_better_than_the_one_chosen(rule: Literal["youden", "f1"], films: tuple[Any, Any]):
+    labels, probabilities = films
+    threshold = choose_threshold(labels, probabilities, rule)
+    assert 0 < threshold <= 1
+    # A film of probability 0 cannot be called, so every call there is begins at a probability above it.
+    others = [probabilities >= p for p in [*probabilities[probabilities > 0], np.inf]]
+    best = max(judge(labels, calls, rule) for calls in others)
+    assert judge(labels, probabilities >= threshold, rule) == pytest.approx(best, abs=1e-12)
+
+
+@each_rule
+@settings(derandomize=True, max_examples=40, deadline=None)
+@given(labels=st.lists(st.integers(0, 1), max_size=8), places=st.lists(st.integers(1, 99), min_size=10, max_size=10))
+def test_it_lies_midway_between_neighbours_and_is_the_lowest_of_the_best(
+    rule: Literal["youden", "f1"], labels: list[int], places: list[int]
+):
+    known = np.array([0, 1, *labels], np.uint8)
+    probabilities = np.array(places[: len(known)]) / 100
+    threshold = choose_threshold(known, probabilities, rule)
+    scores = np.unique([0, *probabilities, 1])
+    middles = [*(scores[:-1] + scores[1:]) / 2]
+    figures = [round(judge(known, probabilities >= middle, rule), 12) for middle in middles]
+    assert threshold == middles[figures.index(max(figures))]
+
+
+@each_rule
+def test_two_classes_that_do_not_overlap_are_parted_in_the_middle(rule: Literal["youden", "f1"]):
+    assert choose_threshold(np.array([0, 1, 0, 1], np.uint8), np.array([0.1, 0.6, 0.2, 0.9]), rule) == 0.4
+
+
+@each_rule
+def test_neighbours_with_nothing_between_them_are_parted(rule: Literal["youden", "f1"]):
+    below = np.nextafter(0.7, 0)
+    assert choose_threshold(np.array([0, 1], np.uint8), np.array([below, 0.7]), rule) == 0.7
+
+
+def test_the_rules_differ_where_one_class_is_rare():
+    labels = np.array([1] * 8 + [0] * 2, np.uint8)
+    probabilities = np.array([0.9, 0.9, 0.9, 0.9, 0.9, 0.3, 0.2, 0.2, 0.5, 0.1])
+    assert choose_threshold(labels, probabilities, "youden") == pytest.approx(0.7)
+    assert choose_threshold(labels, probabilities, "f1") == pytest.approx(0.15)
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_a_single_class_does_not_tell_where_the_other_begins(label: int):
+    with pytest.raises(
+        InputError, match=r"(?s)No threshold.*Expected: films of both classes.*Remedy.*evaluate.threshold"
+    ):
+        choose_threshold(np.full(3, label, np.uint8), np.array([0.1, 0.2, 0.3]), "youden")
+
+
 def test_every_model_has_its_own_curves():
     curves = trace_curves(LABELS, {"initial": PROBABILITIES, "finetuned": LABELS.astype(float)})
     assert set(curves) == {"roc", "precision_recall"}
@@ -137,3 +206,18 @@ def test_calls_are_listed_by_the_names_of_the_classes():
         "called": ["PNEUMONIA", "NORMAL", "PNEUMONIA", "PNEUMONIA"],
     }
     pd.testing.assert_frame_equal(calls, pd.DataFrame(expected))
+
+
+def test_examples_of_each_outcome_are_those_the_model_was_most_certain_of():
+    examples = pick_examples(LABELS, PROBABILITIES, threshold=0.5, number=2)
+    found = {outcome: examples.index[examples == outcome].tolist() for outcome in OUTCOMES}
+    assert list(found.values()) == [[0, 1], [9, 8], [4, 5], [3]]
+
+
+@settings(derandomize=True, max_examples=20, deadline=None)
+@given(films=judged_films(), threshold=st.floats(0.01, 0.99))
+def test_every_film_has_the_outcome_that_is_counted(films: tuple[Any, Any], threshold: float):
+    counted = compute_metrics(*films, threshold)
+    outcomes = pick_examples(*films, threshold, number=len(films[0]))
+    assert sorted(outcomes.index) == list(range(len(films[0])))
+    assert [(outcomes == name).sum() for name in OUTCOMES] == [counted[name.replace(" ", "_")] for name in OUTCOMES]

@@ -1,10 +1,10 @@
 """A classifier takes raw grey values, is cut where its frozen part ends, and is saved to the same bytes."""
 
-import math
+import sys
 import time
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import keras
@@ -18,6 +18,7 @@ from pneumonia.errors import InputError
 from pneumonia.model import (
     Cut,
     build_model,
+    count_parameters,
     cut_model,
     find_cut,
     find_layer,
@@ -31,12 +32,9 @@ from pneumonia.params import ModelParams
 FILMS = np.random.default_rng(0).integers(0, 256, (4, 96, 96, 1)).astype(np.float32)
 
 
-def build(backbone: str, image_size: int | str = 32, dropout: float = 0.0) -> keras.Model:
-    return build_model(ModelParams(backbone=backbone, weights="none", image_size=image_size, dropout=dropout))  # pyright: ignore
-
-
-def count(variables: Sequence[keras.Variable]) -> int:
-    return sum(math.prod(variable.shape) for variable in variables)
+def build(backbone: str, image_size: Any = 32, dropout: float = 0.0, head: Any = "sigmoid") -> keras.Model:
+    params = ModelParams(backbone=backbone, weights="none", head=head, image_size=image_size, dropout=dropout)
+    return build_model(params)
 
 
 def call(model: keras.Model, x: Any) -> np.ndarray:
@@ -72,12 +70,12 @@ def models(inception: keras.Model) -> dict[str, keras.Model]:
 
 def test_inception_has_21_804_833_parameters_of_which_the_heads_2_049_are_trained_at_first(inception: keras.Model):
     freeze_below(inception, None)
-    assert (inception.count_params(), count(inception.trainable_variables)) == (21_804_833, 2_049)
+    assert count_parameters(inception) == (21_804_833, 2_049)
 
 
 def test_inception_trains_10_543_489_parameters_in_37_variables_from_layer_250(inception: keras.Model):
     freeze_below(inception, 250)
-    assert (count(inception.trainable_variables), len(inception.trainable_variables)) == (10_543_489, 37)
+    assert (count_parameters(inception)[1], len(inception.trainable_variables)) == (10_543_489, 37)
 
 
 def test_inception_is_cut_at_mixed8_for_layer_250(inception: keras.Model):
@@ -91,8 +89,24 @@ def test_inceptions_head_is_trained_on_what_is_pooled_of_mixed8(inception: keras
     assert ends == [("to_mixed8", (None, 8, 8, 1280)), ("to_mixed10", (None, 2048))]
 
 
-def test_efficientnet_lite_has_as_many_parameters_as_published_less_its_classifier(models: dict[str, keras.Model]):
-    assert get_backbone(models["efficientnet_lite0"]).count_params() == 3_413_024  # 4.65 million with 1000 classes
+@pytest.mark.parametrize(
+    "backbone, parameters",
+    [("densenet121", 7_037_504), ("resnet50", 23_587_712), ("resnet101", 42_658_176), ("mobilenet_v2", 2_257_984)],
+)
+def test_a_backbone_has_as_many_parameters_as_published_less_its_classifier(
+    models: dict[str, keras.Model], backbone: str, parameters: int
+):
+    assert get_backbone(models[backbone]).count_params() == parameters
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_the_default_cut_is_a_single_tensor_right_below_the_layer_that_fine_tuning_begins_with(
+    models: dict[str, keras.Model], backbone: str
+):
+    network = get_backbone(models[backbone])
+    first = find_layer(network, "auto")
+    assert first - 2 <= find_cut(network, first) < first
+    assert find_cut(network, first) > len(network.layers) // 2
 
 
 @pytest.mark.parametrize(
@@ -102,6 +116,7 @@ def test_efficientnet_lite_has_as_many_parameters_as_published_less_its_classifi
         *(("efficientnet_lite0", layer) for layer in (None, "auto", 1, "block3b_project_bn", "block6a_depthwise_conv")),
         ("efficientnet_lite0", "top_conv"),  # above the default cut
         *(("inception_v3", layer) for layer in (None, "auto", 200, 310)),
+        *((row, "auto") for row in BACKBONES if row not in ("tiny", "efficientnet_lite0", "inception_v3")),
     ],
 )
 def test_tail_after_prefixes_is_the_whole_model(
@@ -133,13 +148,32 @@ def test_below_the_default_cut_there_is_one_prefix(models: dict[str, keras.Model
     assert ends == [[], ["to_relu1"]]
 
 
+@pytest.mark.parametrize(
+    "from_layer", ["block3b_expand_conv", "block6a_expand_conv", "block7a_expand_conv", "top_conv"]
+)
+def test_what_fine_tuning_will_start_from_is_kept_while_all_is_frozen(models: dict[str, keras.Model], from_layer: str):
+    model = models["efficientnet_lite0"]
+    later = describe(cut_from(model, from_layer))
+    freeze_below(model, None)
+    cut = cut_model(model, from_layer)
+    assert describe(cut)[0] == later[0]
+    np.testing.assert_allclose(call(cut.tail, call_prefixes(cut, FILMS)), call(model, FILMS), rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_trained_from_the_first_layer_on_needs_no_cut_below(models: dict[str, keras.Model]):
+    freeze_below(models["tiny"], None)
+    assert [prefix.name for prefix in cut_model(models["tiny"], 0).prefixes] == ["to_relu3"]
+
+
 def test_a_layer_without_weights_is_frozen_whatever_was_asked_for(models: dict[str, keras.Model]):
     model = models["tiny"]
     assert describe(cut_from(model, "add2")) == describe(cut_from(model, "conv3"))
     assert describe(cut_from(model, "relu3")) == describe(cut_from(model, None))
 
 
-@pytest.mark.parametrize("backbone, from_layer", [("tiny", None), ("tiny", 4), ("efficientnet_lite0", "auto")])
+@pytest.mark.parametrize(
+    "backbone, from_layer", [("tiny", None), ("tiny", 4), ("efficientnet_lite0", "auto"), ("densenet121", None)]
+)
 def test_a_model_that_was_saved_and_loaded_is_cut_at_the_same_place(
     models: dict[str, keras.Model], tmp_path: Path, backbone: str, from_layer: int | str | None
 ):
@@ -148,10 +182,32 @@ def test_a_model_that_was_saved_and_loaded_is_cut_at_the_same_place(
     assert describe(cut_model(load_model(tmp_path / "model.keras"))) == describe(cut)
 
 
-def test_the_model_scales_grey_values_into_the_range_of_its_backbones_weights():
-    for name, low, high in (("efficientnet_lite0", -127 / 128, 1.0), ("inception_v3", -1.0, 1.0)):
-        factor, offset = BACKBONES[name].scale
-        assert (offset, 255 * factor + offset) == pytest.approx((low, high))
+def scale_films(model: keras.Model) -> np.ndarray:
+    side = model.input_shape[1]
+    films = np.tile(FILMS[:1], (1, 4, 4, 1))[:, :side, :side]
+    return call(keras.Model(model.input, model.get_layer("scale").output), films)
+
+
+APPLICATIONS = [name for name, row in BACKBONES.items() if row.builder.startswith("keras.applications")]
+
+
+@pytest.mark.parametrize("backbone", APPLICATIONS)
+def test_films_are_scaled_as_the_applications_own_preprocessing_does(models: dict[str, keras.Model], backbone: str):
+    model = models[backbone]
+    preprocess = sys.modules[resolve_name(BACKBONES[backbone].builder).__module__].preprocess_input
+    side = model.input_shape[1]
+    films = np.tile(FILMS[:1], (1, 4, 4, 3))[:, :side, :side]
+    np.testing.assert_allclose(scale_films(model), preprocess(films), rtol=1e-5, atol=1e-4)
+
+
+def test_resnet34_takes_what_densenet_takes(models: dict[str, keras.Model]):
+    np.testing.assert_array_equal(scale_films(models["resnet34"]), scale_films(models["densenet121"]))
+
+
+@pytest.mark.parametrize("size", [0, 1, 2])
+def test_efficientnet_lite_takes_films_less_127_by_128(models: dict[str, keras.Model], size: int):
+    expected = (np.repeat(FILMS[:1], 3, axis=-1) - 127) / 128
+    np.testing.assert_allclose(scale_films(models[f"efficientnet_lite{size}"]), expected, atol=1e-6)
 
 
 def test_uint8_films_are_taken_as_they_are():

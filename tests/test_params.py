@@ -92,6 +92,13 @@ def test_no_value_has_a_default(tmp_path: Path, key: str):
         ("augment.brightness", [1.1, 0.9], "the lower factor, then the higher"),
         ("augment.brightness", [0.0, 1.0], "greater than 0"),
         ("augment.brightness", [1.0], "Field required"),
+        ("augment.brightness", [0.5, 11.0], "less than or equal to 10"),
+        ("augment.views", 0, "greater than or equal to 1"),
+        ("augment.presize", 16, "greater than or equal to 32"),
+        ("augment.zoom", [1.2, 1.1], "the lower factor, then the higher"),
+        ("augment.warp", 0.6, "less than or equal to 0.5"),
+        ("augment.crop", 0, "greater than 0"),
+        ("augment.affine_probability", 1.1, "less than or equal to 1"),
         ("augment.shift", 1.5, "less than or equal to 1"),
         ("model.dropout", 1.0, "less than 1"),
         ("model.image_size", 31, "greater than or equal to 32"),
@@ -102,12 +109,18 @@ def test_no_value_has_a_default(tmp_path: Path, key: str):
         ("train.epochs", 1.5, "valid integer"),
         ("train.batch_size", 4097, "less than or equal to 4096"),
         ("train.learning_rate", 0.0, "greater than 0"),
-        ("train.learning_rate", "fast", "valid number"),
+        ("train.learning_rate", "fast", "valid number, unable to parse string as a number or Input should be 'auto'"),
+        ("train.schedule", "step", "'triangular2', 'exp_range' or 'one_cycle'"),
+        ("train.base_share", 0, "greater than 0"),
+        ("finetune.cycle_epochs", 0, "greater than 0"),
+        ("model.head", "two", "'sigmoid' or 'softmax'"),
         ("train.monitor", "loss", "'val_loss', 'val_auc', 'val_f1' or 'val_accuracy'"),
         ("train.patience", 0, "greater than or equal to 1"),
         ("finetune.from_layer", -1, "greater than or equal to 0"),
         ("evaluate.threshold", 1.0, "less than 1"),
         ("evaluate.threshold", None, "valid number"),
+        ("evaluate.threshold", "best", "Input should be 'youden' or 'f1'"),
+        ("evaluate.heatmap", "lime", "'grad_cam' or 'cam'"),
         ("register.margin", -0.01, "greater than or equal to 0"),
     ],
 )
@@ -116,7 +129,10 @@ def test_what_cannot_be_meant_is_refused_with_its_value_and_the_expectation(
 ):
     what, expectation, remedy = refusal(change(tmp_path, key, value)).split("\n")
     assert key in what
-    assert repr(value[0] if value == [0.0, 1.0] else value) in what
+    assert (
+        repr({(0.0, 1.0): 0.0, (0.5, 11.0): 11.0}.get(tuple(value), value) if isinstance(value, list) else value)
+        in what
+    )
     assert key in expectation
     assert expected in expectation
     assert "docs/parameters.md" in remedy
@@ -131,10 +147,15 @@ def test_a_number_must_be_finite(tmp_path: Path, key: str, value: float):
 
 
 def test_every_problem_is_named_at_once(tmp_path: Path):
-    message = refusal(change(tmp_path, "evaluate", {"threshold": 7, "cutoff": 8}))
+    message = refusal(change(tmp_path, "merge", {"drop_duplicates": 7, "cutoff": 8}))
     assert "2 unusable value(s)" in message
-    assert "evaluate.threshold is 7" in message
-    assert "evaluate.cutoff is 8" in message
+    assert "merge.drop_duplicates is 7" in message
+    assert "merge.cutoff is 8" in message
+
+
+def test_a_value_that_may_be_of_two_kinds_is_one_problem(tmp_path: Path):
+    message = refusal(change(tmp_path, "train.learning_rate", 2))
+    assert "1 unusable value(s): train.learning_rate is 2." in message
 
 
 def test_an_exponent_without_a_point_is_a_number(tmp_path: Path):

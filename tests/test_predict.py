@@ -1,6 +1,7 @@
 """A probability belongs to its film, whatever films come with it and whatever is known of them already."""
 
 from pathlib import Path
+from typing import Literal
 
 import keras
 import numpy as np
@@ -8,9 +9,11 @@ import pytest
 
 from pneumonia import predict
 from pneumonia.activations import ActivationCache
+from pneumonia.augment import Split
+from pneumonia.metrics import choose_threshold
 from pneumonia.model import build_model, freeze_below
-from pneumonia.params import CacheParams, ComputeParams, ModelParams
-from pneumonia.predict import predict_probabilities
+from pneumonia.params import CacheParams, ComputeParams, EvaluateParams, ModelParams
+from pneumonia.predict import find_threshold, predict_probabilities
 
 FILMS = np.random.default_rng(0).integers(0, 256, (7, 32, 32), dtype=np.uint8)
 CACHE = ActivationCache(ComputeParams(precision="float32", batch_size=4, threads="auto"), CacheParams(max_gb=1))
@@ -25,7 +28,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="module")
 def model() -> keras.Model:
     """Return a classifier whose head tells noise apart: its logits here have mean 0 and deviation 2."""
-    model = build_model(ModelParams(backbone="tiny", weights="none", image_size=32, dropout=0.5))
+    model = build_model(ModelParams(backbone="tiny", weights="none", image_size=32, dropout=0.5, head="sigmoid"))
     logits = np.asarray(model(FILMS[..., None]))
     kernel, _ = model.get_layer("logit").get_weights()
     factor = 2 / logits.std()
@@ -86,7 +89,52 @@ def test_no_films_have_no_probabilities(model: keras.Model, from_layer: int | No
 
 @pytest.mark.parametrize("logit, probability", [(-1e3, 0.0), (-1e30, 0.0), (1e3, 1.0), (1e30, 1.0)])
 def test_a_logit_beyond_what_exp_can_hold_is_0_or_1_without_a_warning(logit: float, probability: float):
-    certain = build_model(ModelParams(backbone="tiny", weights="none", image_size=32, dropout=0.0))
+    certain = build_model(ModelParams(backbone="tiny", weights="none", image_size=32, dropout=0.0, head="sigmoid"))
     kernel, _ = certain.get_layer("logit").get_weights()
     certain.get_layer("logit").set_weights([0 * kernel, np.array([logit])])
     np.testing.assert_array_equal(predict_probabilities(certain, FILMS[:2]), [probability] * 2)
+
+
+def log_odds(probabilities: np.ndarray) -> np.ndarray:
+    return np.log(probabilities / (1 - probabilities))
+
+
+each_cache = pytest.mark.parametrize("cache", [None, CACHE], ids=["uncached", "cached"])
+
+
+@each_cache
+def test_flipped_too_a_film_and_its_mirror_image_get_the_same_probability(
+    model: keras.Model, cache: ActivationCache | None
+):
+    mirrored = FILMS[..., ::-1]
+    freeze_below(model, None)
+    assert np.ptp(predict_probabilities(model, FILMS) - predict_probabilities(model, mirrored)) > 0.01
+    expected = predict_probabilities(model, FILMS, cache, flip=True)
+    np.testing.assert_allclose(predict_probabilities(model, mirrored, cache, flip=True), expected, rtol=1e-6)
+
+
+@each_cache
+def test_flipped_too_the_log_odds_are_the_mean_of_both(model: keras.Model, cache: ActivationCache | None):
+    freeze_below(model, 7)
+    both = [log_odds(predict_probabilities(model, films)) for films in (FILMS, FILMS[..., ::-1])]
+    flipped = log_odds(predict_probabilities(model, FILMS, cache, flip=True))
+    np.testing.assert_allclose(flipped, np.mean(both, axis=0), rtol=0, atol=1e-5)
+    assert predict_probabilities(model, FILMS[:0], cache, flip=True).shape == (0,)
+
+
+VAL = Split(FILMS, np.array([0, 1, 0, 1, 1, 0, 1], np.uint8), np.full(7, "film.png"), np.zeros(7, bool))
+
+
+def test_a_threshold_that_is_a_number_is_taken_as_it_is(model: keras.Model):
+    params = EvaluateParams(threshold=0.3, flip=False, heatmap="cam")
+    assert find_threshold(model, VAL, params, CACHE) == 0.3
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("rule", ["youden", "f1"])
+def test_a_rule_chooses_the_threshold_by_what_the_model_says_of_validation(
+    model: keras.Model, rule: Literal["youden", "f1"], flip: bool
+):
+    said = predict_probabilities(model, VAL.images, CACHE, flip)
+    found = find_threshold(model, VAL, EvaluateParams(threshold=rule, flip=flip, heatmap="cam"), CACHE)
+    assert found == choose_threshold(VAL.labels, said, rule)

@@ -1,14 +1,20 @@
 """The real films, where they are at hand: the seed system's split, and full-resolution originals."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import REAL_FILMS, run, set_params
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from pneumonia.augment import balance, read_split
-from pneumonia.params import Params, SplitParams, load_params
+from pneumonia.model import build_model, cut_model
+from pneumonia.params import ModelParams, Params, SplitParams, load_params
 from pneumonia.records import merge_folders, scan_films
 from pneumonia.splits import assign_splits, describe_splits
 
@@ -36,8 +42,32 @@ def test_the_stratified_split_has_the_shares_of_the_seed_system(stratified: pd.D
 
 
 def test_balancing_gives_both_classes_3418_training_films(stratified: pd.DataFrame, params: Params) -> None:
-    train = read_split(stratified[stratified["split"] == "train"], REAL_FILMS, size=8)
-    assert np.bincount(balance(train, params.augment).labels).tolist() == [3418, 3418]
+    balanced = balance(stratified[stratified["split"] == "train"], params.augment)
+    assert balanced["label"].value_counts().to_dict() == {"NORMAL": 3418, "PNEUMONIA": 3418}
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_published_weights_tell_pneumonia_from_normal_films_of_other_patients(
+    stratified: pd.DataFrame, params: Params, size: int
+) -> None:
+    weights = ModelParams(
+        backbone=f"efficientnet_lite{size}", weights="imagenet", head="sigmoid", image_size="auto", dropout=0.0
+    )
+    model = build_model(weights)
+    of_patients = SplitParams(strategy="patient", ratios=params.split.ratios, seed=123)
+    table = assign_splits(stratified.drop(columns="split"), of_patients)
+
+    def pool(split: str) -> tuple[np.ndarray, np.ndarray]:
+        sample = table[table["split"] == split].sample(150, random_state=0)
+        films = read_split(sample, REAL_FILMS, size=model.input_shape[1])
+        x: Any = films.images[..., None]
+        for prefix in cut_model(model).prefixes:
+            x = prefix.predict(x, batch_size=32, verbose=0)  # pyright: ignore[reportArgumentType]
+        return x, films.labels
+
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(*pool("train"))
+    pooled, labels = pool("test")
+    assert roc_auc_score(labels, classifier.decision_function(pooled)) > 0.9
 
 
 def test_full_resolution_originals_pass_validation_and_train(project: Path) -> None:

@@ -29,6 +29,7 @@ from pneumonia.registry import (
     describe_versions,
     find_alias,
     find_version,
+    measure_version,
     register_model,
 )
 from pneumonia.tracking import connect
@@ -66,7 +67,7 @@ def models(films: Films, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     folder, found = tmp_path_factory.mktemp("models"), {}
     for name, size in (("worse", 48), ("better", 32)):
         keras.utils.set_random_seed(1)
-        model = build_model(ModelParams(backbone="tiny", weights="none", image_size=size, dropout=0.0))
+        model = build_model(ModelParams(backbone="tiny", weights="none", image_size=size, dropout=0.0, head="sigmoid"))
         test = read_split(films.records, films.raw, size)
         kernel, bias = model.get_layer("logit").get_weights()
         measured = compute_metrics(test.labels, predict_probabilities(model, test.images), 0.5)
@@ -238,6 +239,35 @@ def test_a_champion_is_measured_anew_and_not_believed(models: dict[str, Model], 
     _, checks = offer(models["better"], films)
     assert checks[-1].bound == pytest.approx(models["worse"].metrics["roc_auc"], abs=1e-6)
     assert find_champion() == 2
+
+
+def find_better() -> ModelVersion:
+    connect()
+    return mlflow.MlflowClient().get_model_version(MODEL_NAME, "2")
+
+
+@pytest.mark.parametrize("stored, threshold", [(None, 0.5), (1e-9, 1e-9), (1.0, 1.0)])
+def test_a_version_is_measured_at_its_own_threshold(
+    models: dict[str, Model], films: Films, stored: float | None, threshold: float
+):
+    version = find_better()
+    if stored is not None:
+        mlflow.MlflowClient().set_model_version_tag(MODEL_NAME, version.version, "test_threshold", str(stored))
+    test = read_split(films.records, films.raw, 32)
+    said = predict_probabilities(load_model(models["better"].path), test.images)
+    measured = measure_version(find_better(), films.records, films.raw, make_params())
+    assert measured == pytest.approx(compute_metrics(test.labels, said, threshold), abs=1e-5)
+
+
+def test_a_version_is_measured_on_mirror_images_too_where_its_evaluation_was(models: dict[str, Model], films: Films):
+    version = find_better()
+    once = measure_version(version, films.records, films.raw, make_params())
+    mlflow.MlflowClient().set_model_version_tag(MODEL_NAME, version.version, "flip", "True")
+    twice = measure_version(find_better(), films.records, films.raw, make_params())
+    test = read_split(films.records, films.raw, 32)
+    said = predict_probabilities(load_model(models["better"].path), test.images, flip=True)
+    assert twice["loss"] == pytest.approx(compute_metrics(test.labels, said, 0.5)["loss"], abs=1e-5)
+    assert once["loss"] != twice["loss"]
 
 
 def test_a_challenger_may_fall_short_of_the_champion_by_the_margin(models: dict[str, Model], films: Films):

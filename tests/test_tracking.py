@@ -1,22 +1,26 @@
 """Every training phase is one run in a real MLflow store, whoever executed it and however often it was killed."""
 
+import json
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 import mlflow
 import numpy as np
+import pandas as pd
 import pytest
 from mlflow.entities import Run
 
 from pneumonia.augment import Dataset, Split, write_dataset
 from pneumonia.files import sha256_file
 from pneumonia.params import Params, load_params
+from pneumonia.rate_finder import DTYPES, suggest
+from pneumonia.records import write_table
 from pneumonia.tracking import (
     connect,
     describe_code,
@@ -24,6 +28,7 @@ from pneumonia.tracking import (
     find_run,
     link_initial_run,
     log_epoch,
+    log_range_test,
     phase_run,
     record_evaluation,
     tag_model,
@@ -33,14 +38,23 @@ ROOT = Path(__file__).parent.parent
 PARAMS = load_params(ROOT / "params.yaml")
 REAL = PARAMS.model_copy(update={"data": PARAMS.data.model_copy(update={"source": "kaggle"})})
 DATA, MODEL, STATE, HISTORY = Path("dataset.pkl"), Path("model.keras"), Path("state"), Path("history.csv")
+RANGE = Path("train_range.csv")
+RATES = pd.DataFrame({"learning_rate": [0.01]}, [1])
 
 
-def make_split(films: int) -> Split:
+def make_split(films: int, views: int = 1) -> Split:
     labels = np.arange(films, dtype=np.uint8) % 2
-    return Split(np.zeros((films, 8, 8), np.uint8), labels, labels.astype(str), np.zeros(films, bool))
+    return Split(np.zeros((films * views, 8, 8), np.uint8), labels, labels.astype(str), np.zeros(films, bool))
 
 
-DATASET = Dataset(make_split(6), make_split(3), make_split(2), {0: 1.0, 1: 1.0})
+DATASET = Dataset(make_split(6, views=2), make_split(3), make_split(2), {0: 1.0, 1: 1.0})
+
+
+def write_range_test(path: Path, smoothed: Sequence[float] = ()) -> None:
+    """Write a range test from 1e-7 on, or the header that stands for none."""
+    rates = 10.0 ** np.arange(-7, -7 + len(smoothed))
+    curve = pd.DataFrame(dict(zip(DTYPES, (np.log10(rates), rates, smoothed, smoothed), strict=False)))
+    write_table(suggest(curve) if len(curve) else pd.DataFrame(columns=list(DTYPES)), path)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +75,8 @@ def project(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     shutil.copy(empty_store, tmp_path / "mlruns")
     write_dataset(DATASET, DATA)
     MODEL.write_bytes(b"a model")
-    HISTORY.write_text("epoch,loss,val_loss\n1,0.7,0.8\n2,0.5,0.6\n")
+    HISTORY.write_text("epoch,loss,val_loss,learning_rate\n1,0.7,0.8,0.01\n2,0.5,0.6,0.005\n")
+    write_range_test(RANGE)
     yield tmp_path
     while mlflow.active_run():
         mlflow.end_run()
@@ -72,7 +87,7 @@ def train(params: Params = PARAMS, phase: str = "train", epochs: int = 1, state:
     """Record a phase that made MODEL, and return its run as the store has it."""
     with phase_run(phase, params, DATASET, DATA, state) as run:
         for epoch in range(epochs):
-            log_epoch(epoch, {"loss": 1.0 - epoch / 10})
+            log_epoch(epoch, {"loss": 1.0 - epoch / 10}, RATES)
         tag_model(MODEL)
     return mlflow.get_run(run.info.run_id)
 
@@ -116,7 +131,8 @@ def test_a_run_names_the_data_it_saw_and_counts_its_films():
     assert run.data.tags["dataset_sha256"] == digest
     assert [run.data.params[f"films.{split}"] for split in ("train", "val", "test")] == ["6", "3", "2"]
     assert run.inputs
-    assert run.inputs
+    profiles = [json.loads(i.dataset.profile or "")["features_shape"][0] for i in run.inputs.dataset_inputs]
+    assert sorted(profiles) == [2, 3, 6]
     inputs = {i.tags[0].value: (i.dataset.name, i.dataset.digest) for i in run.inputs.dataset_inputs}
     assert inputs == {split: (f"phantom {split}", digest[:32]) for split in ("train", "val", "test")}
 
@@ -172,18 +188,49 @@ def test_system_metrics_and_duration_are_recorded_also_when_a_run_goes_on():
 def test_metrics_of_an_epoch_can_be_seen_while_the_next_one_is_trained():
     with phase_run("train", PARAMS, DATASET, DATA, STATE) as run:
         for epoch, loss in enumerate([0.9, 0.7]):
-            log_epoch(epoch, {"loss": loss})
+            log_epoch(epoch, {"loss": loss}, RATES)
             assert steps(run, "loss")[-1] == (epoch + 1, loss)
             assert mlflow.get_run(run.info.run_id).info.status == "RUNNING"
 
 
+def test_learning_rate_and_momentum_stand_under_the_step_of_the_optimiser():
+    rates = pd.DataFrame({"learning_rate": [0.1, 0.2], "momentum": [0.9, 0.8]}, [7, 8])
+    with phase_run("train", PARAMS, DATASET, DATA, STATE) as run:
+        log_epoch(3, {"loss": 0.5, "learning_rate": 0.2}, rates)
+    assert steps(run, "learning_rate") == [(7, 0.1), (8, 0.2)]
+    assert steps(run, "momentum") == [(7, 0.9), (8, 0.8)]
+    assert steps(run, "loss") == [(4, 0.5)]
+
+
+def test_an_epoch_of_more_steps_than_mlflow_takes_at_once_is_sent_whole():
+    rates = pd.DataFrame({"learning_rate": np.linspace(0.1, 0.2, 1500)}, range(1, 1501))
+    with phase_run("train", PARAMS, DATASET, DATA, STATE) as run:
+        log_epoch(0, {"loss": 0.5}, rates)
+    assert [step for step, _ in steps(run, "learning_rate")] == list(range(1, 1501))
+
+
+def test_a_range_test_is_recorded_with_its_table_its_figure_and_what_it_found():
+    write_range_test(RANGE, [1.0] * 10 + [1.0, 0.8, 0.4, 0.2, 0.9])
+    with phase_run("train", PARAMS, DATASET, DATA, STATE) as run:
+        log_range_test(RANGE, "no clinical meaning")
+    artifacts = mlflow.MlflowClient().list_artifacts(run.info.run_id, "range_test")
+    assert [artifact.path for artifact in artifacts] == ["range_test/range_test.png", "range_test/train_range.csv"]
+    assert steps(run, "found_learning_rate") == [(0, pytest.approx(1e4))]
+
+
+def test_without_a_range_test_none_is_recorded():
+    with phase_run("train", PARAMS, DATASET, DATA, STATE) as run:
+        log_range_test(RANGE, "")
+    assert steps(run, "found_learning_rate") == []
+
+
 def test_a_phase_that_failed_goes_on_in_the_same_run():
     with pytest.raises(KeyboardInterrupt), phase_run("train", PARAMS, DATASET, DATA, STATE) as run:
-        log_epoch(0, {"loss": 0.9})
+        log_epoch(0, {"loss": 0.9}, RATES)
         raise KeyboardInterrupt
     assert mlflow.get_run(run.info.run_id).info.status in ("FAILED", "KILLED")
     with phase_run("train", PARAMS, DATASET, DATA, STATE) as resumed:
-        log_epoch(1, {"loss": 0.8})
+        log_epoch(1, {"loss": 0.8}, RATES)
     assert resumed.info.run_id == run.info.run_id
     assert steps(resumed, "loss") == [(1, 0.9), (2, 0.8)]
     assert mlflow.get_run(run.info.run_id).info.status == "FINISHED"
@@ -193,7 +240,7 @@ def test_a_phase_that_was_killed_goes_on_in_the_same_run():
     code = f"import sys; sys.path[:0] = {[str(ROOT), str(Path(__file__).parent)]}\n"
     code += "from test_tracking import *\nimport os\n"
     code += "with phase_run('train', PARAMS, DATASET, DATA, STATE):\n"
-    code += "    log_epoch(0, {'loss': 0.9}); os.kill(os.getpid(), signal.SIGKILL)"
+    code += "    log_epoch(0, {'loss': 0.9}, RATES); os.kill(os.getpid(), signal.SIGKILL)"
     killed = subprocess.run([sys.executable, "-c", code], capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     run = train(epochs=2)
@@ -222,18 +269,44 @@ def test_a_run_is_found_by_phase_and_content_of_the_model_it_made():
 
 
 def test_a_restored_phase_is_recorded_from_its_files_once():
-    first = ensure_run("train", PARAMS, DATA, MODEL, HISTORY)
-    second = ensure_run("train", PARAMS, DATA, MODEL, HISTORY)
+    first = ensure_run("train", PARAMS, DATA, MODEL, HISTORY, RANGE)
+    second = ensure_run("train", PARAMS, DATA, MODEL, HISTORY, RANGE)
     assert (first.info.run_id, count_runs()) == (second.info.run_id, 1)
     run = mlflow.get_run(first.info.run_id)
     assert (run.data.tags["restored"], run.info.status) == ("True", "FINISHED")
     assert run.data.params["films.train"] == "6"
     assert steps(run, "val_loss") == [(1, 0.8), (2, 0.6)]
+    assert steps(run, "learning_rate") == [(1, 0.01), (2, 0.005)]  # a batch holds all six films
+
+
+def test_a_restored_phase_says_what_its_kept_epoch_reached():
+    run = ensure_run("train", PARAMS, DATA, MODEL, HISTORY, RANGE)
+    assert steps(run, "best_val_loss") == [(0, 0.6)]
+    assert steps(run, "best_epoch") == [(0, 2)]
+
+
+def test_each_experiment_of_dvc_has_a_fine_tune_run_of_its_own_though_models_are_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    found: list[str] = []
+    for name in ("one", "two", "one"):
+        monkeypatch.setenv("DVC_EXP_NAME", name)
+        found.append(ensure_run("finetune", PARAMS, DATA, MODEL, HISTORY, RANGE).info.run_id)
+        ensure_run("train", PARAMS, DATA, MODEL, HISTORY, RANGE)
+    assert found[0] == found[2] != found[1]
+    assert count_runs() == 3  # the initial model's run is shared
+
+
+def test_a_restored_phase_keeps_its_range_test():
+    write_range_test(RANGE, [1.0] * 10 + [1.0, 0.8, 0.4, 0.2, 0.9])
+    run = ensure_run("train", PARAMS, DATA, MODEL, HISTORY, RANGE)
+    assert len(mlflow.MlflowClient().list_artifacts(run.info.run_id, "range_test")) == 2
+    assert steps(run, "found_learning_rate") == [(0, pytest.approx(1e4))]
 
 
 def test_a_phase_that_was_executed_here_is_not_recorded_again():
     run = train()
-    assert ensure_run("train", PARAMS, DATA, MODEL, HISTORY).info.run_id == run.info.run_id
+    assert ensure_run("train", PARAMS, DATA, MODEL, HISTORY, RANGE).info.run_id == run.info.run_id
     assert "restored" not in run.data.tags
 
 

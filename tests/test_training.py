@@ -17,15 +17,21 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss
 from benchmarks.plain import wrap
 from pneumonia.activations import ActivationCache
 from pneumonia.augment import Dataset, Split
+from pneumonia.batches import Batches, draw_epoch
 from pneumonia.model import build_model, freeze_below
 from pneumonia.params import CacheParams, ComputeParams, FitParams, ModelParams
+from pneumonia.phases import find_state, prepare
 from pneumonia.predict import predict_probabilities
-from pneumonia.training import Batches, find_state, fit, make_deterministic, train_from
+from pneumonia.rate_finder import choose_learning_rate
+from pneumonia.training import describe_best, fit, make_deterministic
 
-PARAMS = FitParams(epochs=3, batch_size=8, learning_rate=1e-2, monitor="val_loss", patience=None, seed=1)
+PARAMS = FitParams(
+    epochs=3, batch_size=8, learning_rate=1e-2, schedule="constant", cycle_epochs=2.0, base_share=0.25,
+    monitor="val_loss", patience=None, seed=1,
+)  # fmt: skip
 CACHE = ActivationCache(ComputeParams(precision="float32", batch_size=4, threads="auto"), CacheParams(max_gb=1))
 HEAD, FINETUNE, EVERYTHING = None, 7, 0  # first trainable layer: none of the backbone, conv3, all
-OnEpoch = Callable[[int, dict[str, float]], None]
+OnEpoch = Callable[[int, dict[str, float], pd.DataFrame], None]
 
 
 def make_split(films: int, seed: int) -> Split:
@@ -50,21 +56,29 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def build(dropout: float = 0.0) -> keras.Model:
     """Build the same model again, as a stage does when it starts."""
     make_deterministic(1)
-    return build_model(ModelParams(backbone="tiny", weights="none", image_size=32, dropout=dropout))
+    return build_model(ModelParams(backbone="tiny", weights="none", head="sigmoid", image_size=32, dropout=dropout))
 
 
 def train(
     state: str = "state", from_layer: int | None = HEAD, dropout: float = 0.0, dataset: Dataset = DATASET,
-    on_epoch: OnEpoch = lambda epoch, logs: None, **changes: Any,
+    on_epoch: OnEpoch = lambda epoch, logs, rates: None, **changes: Any,
 ) -> tuple[pd.DataFrame, keras.Model]:  # fmt: skip
     model, params = build(dropout), PARAMS.model_copy(update=changes)
-    return train_from(model, from_layer, dataset, params, CACHE, Path(state), on_epoch), model
+    tail, films, val = prepare(model, from_layer, dataset, params.batch_size, CACHE)
+    learning_rate, _ = choose_learning_rate(tail, films, params, dataset.class_weight)
+    return fit(tail, films, val, params, learning_rate, dataset.class_weight, Path(state), on_epoch, verbose=0), model
+
+
+def with_views(views: int) -> Dataset:
+    """Follow each training film by darker variants of it, each of another grey."""
+    films = DATASET.train.images // np.arange(1, views + 1, dtype=np.uint8)[:, None, None, None]
+    return replace(DATASET, train=replace(DATASET.train, images=films.swapaxes(0, 1).reshape(-1, 32, 32)))
 
 
 @cache
-def unbroken(from_layer: int | None) -> tuple[pd.DataFrame, keras.Model]:
+def unbroken(from_layer: int | None, schedule: str = "constant", views: int = 1) -> tuple[pd.DataFrame, keras.Model]:
     """Train without being stopped, with dropout."""
-    return train("unbroken", from_layer, dropout=0.5)
+    return train("unbroken", from_layer, dropout=0.5, dataset=with_views(views), schedule=schedule)
 
 
 @cache
@@ -91,7 +105,7 @@ class Stop(Exception):  # noqa: N818
 
 
 def stop_after(last: int) -> OnEpoch:
-    def stop(epoch: int, logs: dict[str, float]) -> None:
+    def stop(epoch: int, logs: dict[str, float], rates: pd.DataFrame) -> None:
         if epoch == last:
             raise Stop
 
@@ -104,7 +118,7 @@ def test_cached_activations_train_as_the_whole_model_on_films_does(from_layer: i
     plain = build()
     freeze_below(plain, from_layer)
     films, val = (Batches(split.images, split.labels, 8) for split in (DATASET.train, DATASET.val))
-    history = fit(wrap(plain), films, val, PARAMS, DATASET.class_weight, Path("plain"), verbose=0)
+    history = fit(wrap(plain), films, val, PARAMS, 1e-2, DATASET.class_weight, Path("plain"), verbose=0)
     pd.testing.assert_frame_equal(cached, history, rtol=1e-3, atol=1e-4)
     for path, weight in read_weights(plain).items():
         np.testing.assert_allclose(read_weights(model)[path], weight, rtol=1e-3, atol=1e-4, err_msg=path)
@@ -146,22 +160,71 @@ def test_every_epoch_takes_each_film_once_in_another_order():
 
     class Recorded(Batches):
         def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-            epochs[-1] += self.order[index * self.batch_size : (index + 1) * self.batch_size].tolist()
+            epochs[-1] += self.rows[index * self.batch_size : (index + 1) * self.batch_size].tolist()
             return super().__getitem__(index)
 
     films = Recorded(DATASET.train.images[:20], DATASET.train.labels[:20], 8)
     val = Batches(DATASET.val.images, DATASET.val.labels, 8)
-    fit(build(), films, val, PARAMS, {0: 1.0, 1: 1.0}, Path("state"), lambda *_: epochs.append([]), verbose=0)
+    fit(build(), films, val, PARAMS, 1e-2, {0: 1.0, 1: 1.0}, Path("state"), lambda *_: epochs.append([]), verbose=0)
     taken = [epoch[-20:] for epoch in epochs[:3]]  # Keras looks at a batch or two before the first epoch begins
     assert all(sorted(epoch) == list(range(20)) for epoch in taken)
     assert len({tuple(epoch) for epoch in taken}) == 3
 
 
-def test_training_that_was_stopped_ends_in_the_same_bits_when_resumed():
+def test_every_epoch_draws_one_variant_of_each_film():
+    model = build(dropout=0.5)
+    epochs = [draw_epoch(model, films=20, views=3, seed=1, epoch=epoch) for epoch in range(8)]
+    assert all(sorted(rows // 3) == list(range(20)) for rows in epochs)
+    assert all(set(rows % 3) == {0, 1, 2} for rows in epochs)
+    variants = np.array([rows[np.argsort(rows)] % 3 for rows in epochs])
+    assert (variants.min(axis=0) < variants.max(axis=0)).all()
+
+
+def test_variants_change_nothing_else_that_is_drawn():
+    drawn = []
+    for views in (1, 3):
+        model = build(dropout=0.5)
+        order = draw_epoch(model, films=20, views=views, seed=1, epoch=2) // views
+        drawn.append([order.tolist(), [np.asarray(v).tolist() for v in model.variables if "seed_generator" in v.path]])
+    assert drawn[0] == drawn[1]
+
+
+def test_a_variant_is_trained_on_with_the_label_of_its_film():
+    films = with_views(3).train
+    batches = Batches(films.images, films.labels, 8)
+    assert np.array_equal(batches[0][0][..., 0], DATASET.train.images[:8])  # before the first epoch: films as they are
+    batches.rows = draw_epoch(build(), 24, 3, seed=1, epoch=0)
+    for index in range(len(batches)):
+        x, y = batches[index]
+        rows = batches.rows[8 * index : 8 * index + 8]
+        assert np.array_equal(x[..., 0], films.images[rows])
+        assert np.array_equal(y[:, 0], films.labels[rows // 3])
+
+
+def test_the_automatic_learning_rate_trains_as_the_same_number_does():
+    tail, films, _ = prepare(build(0.5), HEAD, DATASET, 8, CACHE)
+    found, _ = choose_learning_rate(tail, films, PARAMS.model_copy(update={"learning_rate": "auto"}), {0: 1.0, 1: 1.0})
+    automatic = train("automatic", dropout=0.5, learning_rate="auto", schedule="one_cycle")
+    assert_same(automatic, train("number", dropout=0.5, learning_rate=found, schedule="one_cycle"))
+
+
+def test_learning_rate_and_momentum_of_every_step_are_told_and_the_last_one_of_an_epoch_is_kept():
+    told: list[pd.DataFrame] = []
+    history, _ = train(schedule="one_cycle", on_epoch=lambda epoch, logs, rates: told.append(rates))
+    rates = pd.concat(told)
+    assert rates.index.to_list() == list(range(1, 10))
+    assert history["learning_rate"].to_list() == rates["learning_rate"].loc[[3, 6, 9]].to_list()
+    assert rates["momentum"].between(0.85, 0.95).all()
+
+
+@pytest.mark.parametrize("schedule, views", [("constant", 1), ("one_cycle", 3)])
+def test_training_that_was_stopped_ends_in_the_same_bits_when_resumed(schedule: str, views: int):
+    films = with_views(views)
     with pytest.raises(Stop):
-        train("broken", FINETUNE, dropout=0.5, on_epoch=stop_after(0))
+        train("broken", FINETUNE, dropout=0.5, dataset=films, on_epoch=stop_after(0), schedule=schedule)
     assert len(json.loads(Path("broken/history.json").read_text())) == 1
-    assert_same(train("broken", FINETUNE, dropout=0.5), unbroken(FINETUNE))
+    resumed = train("broken", FINETUNE, dropout=0.5, dataset=films, schedule=schedule)
+    assert_same(resumed, unbroken(FINETUNE, schedule, views))
 
 
 def test_more_epochs_go_on_after_fewer():
@@ -187,7 +250,7 @@ def test_weights_of_an_epoch_that_history_does_not_name_do_not_count():
 def test_every_epoch_is_told_while_it_ends_and_the_last_one_again_on_resuming():
     told: list[int] = []
 
-    def tell(epoch: int, logs: dict[str, float]) -> None:
+    def tell(epoch: int, logs: dict[str, float], rates: pd.DataFrame) -> None:
         assert json.loads(Path("state/history.json").read_text())[epoch] == logs
         told.append(epoch)
 
@@ -241,6 +304,12 @@ def test_measured_f1_and_accuracy_follow_from_probability_one_half():
     calls, labels = predict_probabilities(model, DATASET.val.images) >= 0.5, DATASET.val.labels == 1
     assert best["val_accuracy"] == pytest.approx(accuracy_score(labels, calls))
     assert best["val_f1"] == pytest.approx(f1_score(labels, calls))
+
+
+def test_the_kept_epoch_is_described_by_its_row():
+    history, _ = unbroken(EVERYTHING)
+    best = describe_best(history, "val_loss")
+    assert best == history.iloc[int(history["val_loss"].argmin())].to_dict()
 
 
 def test_unfinished_training_belongs_to_one_phase_data_section_precision_and_set_of_weights():

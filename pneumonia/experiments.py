@@ -1,0 +1,111 @@
+"""Run recipes as DVC experiments and set them side by side; rank the experiments of a sweep on validation."""
+
+import re
+import subprocess
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import dvc.api
+import mlflow
+import pandas as pd
+
+from pneumonia.errors import InputError
+from pneumonia.params import Monitor
+from pneumonia.tracking import connect
+
+RECIPES = Path("conf/recipe")
+TESTED = ("roc_auc", "f1", "sensitivity", "specificity", "accuracy", "threshold")
+# What a model's quality cannot depend on.
+_IRRELEVANT = ("compute.", "cache.", "register.", "films.", "recipe")
+
+
+def run_recipes(recipes: list[str], settings: list[str], over: str) -> list[str]:
+    """Run recipes as DVC experiments, each in a copy of the workspace, which itself stays as it is.
+
+    Args:
+        recipes: names of files in conf/recipe.
+        settings: `name=value` for all of them, as for `dvc exp run -S`.
+        over: `name=value,value`: each recipe runs once with each value; empty for one run each.
+
+    Returns:
+        The names of the experiments; one of the same name is replaced.
+
+    Raises:
+        InputError: there is no such recipe, or an experiment failed.
+    """
+    known = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    if unknown := [recipe for recipe in recipes if recipe not in known]:
+        raise InputError(f"There is no recipe {unknown[0]!r}.", expected=", ".join(known), remedy="name one of these")
+    name, _, values = over.partition("=")
+    variants = [[f"{name}={value}"] for value in values.split(",")] if over else [[]]
+    return [_run(recipe, [*settings, *variant], variant) for recipe, variant in product(recipes, variants)]
+
+
+def _run(recipe: str, settings: list[str], variant: list[str]) -> str:
+    name = re.sub(r"[^a-zA-Z0-9_]+", "-", "-".join(["compare", recipe, *variant]))
+    subprocess.run(["dvc", "exp", "remove", "-q", name], capture_output=True, check=False)  # there may be none
+    overrides = [part for setting in (f"recipe={recipe}", *settings) for part in ("-S", setting)]
+    if subprocess.run(["dvc", "exp", "run", "--temp", "-n", name, *overrides], check=False).returncode:
+        raise InputError(
+            f"The experiment {name} failed.",
+            expected="a pipeline that runs to its end; DVC says above what stopped it",
+            remedy=f"dvc exp run {' '.join(overrides)}",
+        )
+    return name
+
+
+def describe_experiment(name: str) -> dict[str, Any]:
+    """Return what a DVC experiment is, reached on test, and took to train."""
+    params = dvc.api.params_show("params.yaml", rev=name)
+    tested = dvc.api.metrics_show("reports/metrics.json", rev=name)["finetuned"]
+    trained = dvc.api.metrics_show("reports/finetune.json", rev=name)
+    return {
+        "experiment": name.removeprefix("compare-"),
+        "backbone": params["model"]["backbone"],
+        "split": params["split"]["strategy"],
+        "source": params["data"]["source"],
+        **{metric: tested[metric] for metric in TESTED},
+        "training_seconds": find_seconds(name),
+        "parameters": trained["parameters"],
+        "trainable": trained["trainable_parameters"],
+    }
+
+
+def find_seconds(name: str) -> float:
+    """Return how long both training phases of an experiment's model took where they ran, NaN where that is unknown."""
+    runs = _search(f"tags.dvc_exp_name = '{name}' and tags.phase = 'finetune'")
+    if runs.empty:
+        return float("nan")
+    made = _search(f"tags.model_sha256 = '{runs['tags.model_sha256'][0]}' and metrics.duration_seconds > 0")
+    initial = made["tags.initial_run_id"][0] if len(made) else ""
+    first = _search(f"attributes.run_id = '{initial}' and metrics.duration_seconds > 0")
+    return sum(table["metrics.duration_seconds"][0] if len(table) else float("nan") for table in (first, made))
+
+
+def rank_experiments(by: Monitor) -> pd.DataFrame:
+    """Return all fine-tuned DVC experiments that MLflow knows, best first by a metric of the kept epoch on validation.
+
+    Of the parameters those are shown in which they differ.
+
+    Raises:
+        InputError: there is no experiment.
+    """
+    runs = _search("tags.phase = 'finetune'")
+    runs = runs[runs["tags.dvc_exp_name"].notna()] if "tags.dvc_exp_name" in runs else runs[:0]
+    if runs.empty:
+        raise InputError(
+            "MLflow knows no DVC experiment.",
+            expected="runs of `dvc exp run`",
+            remedy="dvc exp run --queue -S 'finetune.learning_rate=1e-4,3e-4' && dvc exp run --run-all",
+        )
+    runs = runs.drop_duplicates("tags.dvc_exp_name")  # the latest stands first
+    tuned = [c for c in runs.columns if c.startswith("params.") and not c[7:].startswith(_IRRELEVANT)]
+    shown = ["tags.dvc_exp_name", *(c for c in tuned if runs[c].nunique(dropna=False) > 1)]
+    measured = [f"metrics.best_{name}" for name in ("val_loss", "val_auc", "val_f1", "val_accuracy")]
+    ranked = runs.sort_values(f"metrics.best_{by}", ascending=by == "val_loss", kind="stable", ignore_index=True)
+    return ranked[shown + measured].rename(columns=lambda c: c.partition(".")[2].replace("dvc_exp_name", "experiment"))
+
+
+def _search(query: str) -> pd.DataFrame:
+    return pd.DataFrame(mlflow.search_runs([connect()], query))
