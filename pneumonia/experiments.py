@@ -100,7 +100,7 @@ def rank_experiments(by: Monitor) -> pd.DataFrame:
             remedy="dvc exp run --queue -S 'finetune.learning_rate=1e-4,3e-4' && dvc exp run --run-all",
         )
     runs = runs.drop_duplicates("tags.dvc_exp_name")  # the latest stands first
-    tuned = [c for c in runs.columns if c.startswith("params.") and not c[7:].startswith(_IRRELEVANT)]
+    tuned = [c for c in sorted(runs.columns) if c.startswith("params.") and not c[7:].startswith(_IRRELEVANT)]
     shown = ["tags.dvc_exp_name", *(c for c in tuned if runs[c].nunique(dropna=False) > 1)]
     measured = [f"metrics.best_{name}" for name in ("val_loss", "val_auc", "val_f1", "val_accuracy")]
     ranked = runs.sort_values(f"metrics.best_{by}", ascending=by == "val_loss", kind="stable", ignore_index=True)
