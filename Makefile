@@ -10,7 +10,7 @@ export GX_ANALYTICS_ENABLED := false
 export MLFLOW_DISABLE_TELEMETRY := true
 PORT ?= 5000
 
-.PHONY: help setup setup-backbones setup-dev repro test lint format compare rank benchmark ui lock clean-cache
+.PHONY: help setup setup-backbones setup-dev repro test lint format compare rank benchmark ui server lock clean-cache
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -55,10 +55,15 @@ ui: setup  ## open the MLflow UI on this project's runs
 	@echo "http://127.0.0.1:$(PORT) shows the runs; stop with Ctrl+C."
 	@mlflow server --backend-store-uri sqlite:///mlruns/mlflow.db --host 127.0.0.1 --port $(PORT)
 
+server: .venv/requirements-server.txt  ## run a tracking server on PostgreSQL; export MLFLOW_TRACKING_URI=http://127.0.0.1:5000 sends runs there
+	@python -m pneumonia.server --port $(PORT)
+
+COMPILE := uv pip compile pyproject.toml -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header
 lock:  ## pin what pyproject.toml names, with hashes; needs uv
-	uv pip compile pyproject.toml -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header -o requirements.txt
-	uv pip compile pyproject.toml -q --extra backbones --constraint requirements.txt --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header -o requirements-backbones.txt
-	uv pip compile pyproject.toml -q --extra backbones --group dev --constraint requirements.txt --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header -o requirements-dev.txt
+	$(COMPILE) -o requirements.txt
+	$(COMPILE) --extra backbones --constraint requirements.txt -o requirements-backbones.txt
+	$(COMPILE) --extra server --constraint requirements.txt -o requirements-server.txt
+	$(COMPILE) --extra backbones --extra server --group dev --constraint requirements.txt -o requirements-dev.txt
 
 clean-cache:  ## delete cached activations and unfinished trainings
 	@rm -rf .cache

@@ -7,10 +7,12 @@ from typing import get_args
 
 import pandas as pd
 
+from pneumonia import commands
 from pneumonia.errors import InputError
 from pneumonia.params import PHANTOM_NOTICE, Monitor, load_params
 from pneumonia.records import write_table
 from pneumonia.registry import MODEL_NAME, describe_versions
+from pneumonia.spool import reaching
 
 
 def status(metrics: Path = Path("reports/metrics.json")) -> None:
@@ -48,22 +50,39 @@ def rank(by: Monitor) -> None:
 def main() -> None:
     """Run one command."""
     parser = argparse.ArgumentParser(prog="python -m pneumonia", description=__doc__)
-    commands = parser.add_subparsers(required=True)
-    commands.add_parser("status", help=status.__doc__).set_defaults(command=status)
-    compared = commands.add_parser("compare", help=compare.__doc__)
+    added = parser.add_subparsers(required=True)
+    added.add_parser("status", help=status.__doc__).set_defaults(command=status)
+    compared = added.add_parser("compare", help=compare.__doc__)
     compared.add_argument("recipes", nargs="+", metavar="RECIPE", help="file in conf/recipe")
     compared.add_argument("-S", dest="settings", action="append", default=[], metavar="NAME=VALUE", help="for all")
     compared.add_argument("--over", default="", metavar="NAME=VALUE,VALUE", help="run each recipe with each value")
     compared.add_argument("--out", type=Path, default=Path("reports/comparison"), help="path without suffix")
     compared.set_defaults(command=compare)
-    ranked = commands.add_parser("rank", help=rank.__doc__)
+    ranked = added.add_parser("rank", help=rank.__doc__)
     ranked.add_argument("--by", choices=get_args(Monitor), default="val_loss", help="metric of the kept epoch")
     ranked.set_defaults(command=rank)
+    _add_registry(added.add_parser("registry", help="versions: list, show, promote, roll back, verify, sync"))
     arguments = vars(parser.parse_args())
     try:
-        arguments.pop("command")(**arguments)
+        with reaching():
+            arguments.pop("command")(**arguments)
     except InputError as error:
         raise SystemExit(str(error)) from None
+
+
+def _add_registry(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(required=True)
+    listed = {"list": commands.list_registry, "show": commands.show, "promote": commands.promote_version,
+              "rollback": commands.roll_back, "verify": commands.verify, "sync": commands.sync}  # fmt: skip
+    added = {name: actions.add_parser(name, help=command.__doc__) for name, command in listed.items()}
+    for name, command in listed.items():
+        added[name].set_defaults(command=command)
+    for name in ("show", "promote", "verify"):
+        some = None if name == "promote" else "?"
+        added[name].add_argument("version", nargs=some, default="champion", help="number, champion or challenger")
+    added["promote"].add_argument("--force", action="store_true", help="in spite of a gate that failed")
+    added["promote"].add_argument("--reason", default="", help="why; kept for good")
+    added["rollback"].add_argument("--reason", required=True, help="why; kept for good")
 
 
 if __name__ == "__main__":

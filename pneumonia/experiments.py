@@ -12,6 +12,7 @@ import pandas as pd
 
 from pneumonia.errors import InputError
 from pneumonia.params import Monitor
+from pneumonia.spool import reaching
 from pneumonia.tracking import connect
 
 RECIPES = Path("conf/recipe")
@@ -107,5 +108,6 @@ def rank_experiments(by: Monitor) -> pd.DataFrame:
     return ranked[shown + measured].rename(columns=lambda c: c.partition(".")[2].replace("dvc_exp_name", "experiment"))
 
 
+@reaching()
 def _search(query: str) -> pd.DataFrame:
     return pd.DataFrame(mlflow.search_runs([connect()], query))

@@ -1,14 +1,16 @@
 """Clinical metrics of a binary classifier; pneumonia is the positive class."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from sklearn import metrics as sk
 
+from pneumonia.calibration import expected_calibration_error
 from pneumonia.errors import InputError
+from pneumonia.params import ThresholdRule
 from pneumonia.records import CLASSES
 
 Labels = npt.NDArray[np.uint8]
@@ -16,7 +18,9 @@ Probabilities = npt.NDArray[np.floating[Any]]
 OUTCOMES = ("true positives", "true negatives", "false positives", "false negatives")
 
 
-def choose_threshold(labels: Labels, probabilities: Probabilities, rule: Literal["youden", "f1"]) -> float:
+def choose_threshold(
+    labels: Labels, probabilities: Probabilities, rule: ThresholdRule, sensitivity_floor: float = 0.0
+) -> float:
     """Return the threshold that is best on these films by a rule.
 
     It lies midway between two neighbouring probabilities, 0 and 1 among them. Of several as good it is the lowest,
@@ -26,7 +30,8 @@ def choose_threshold(labels: Labels, probabilities: Probabilities, rule: Literal
         labels: 0 or 1, shape (n,).
         probabilities: of pneumonia, 0 to 1, shape (n,).
         rule: youden: sensitivity + specificity - 1 (Youden 1950, doi:10.1002/1097-0142(1950)3:1<32::AID-CNCR2820030106
-            >3.0.CO;2-3); f1: F1 of pneumonia.
+            >3.0.CO;2-3); f1: F1 of pneumonia; sensitivity_floor: specificity, where sensitivity is at least that.
+        sensitivity_floor: 0 to 1, of the rule of that name.
 
     Raises:
         InputError: one of the classes does not occur.
@@ -43,12 +48,18 @@ def choose_threshold(labels: Labels, probabilities: Probabilities, rule: Literal
     thresholds = np.where(middles > scores[:-1], middles, scores[1:])  # there is nothing between adjacent floats
     tp, fp = (len(group) - np.searchsorted(group, thresholds) for group in (ill, healthy))
     # In whole numbers, so that what is equal compares equal.
-    gains = tp * len(healthy) - fp * len(ill) if rule == "youden" else 2 * tp / (tp + fp + len(ill))
+    gains = {
+        "youden": tp * len(healthy) - fp * len(ill),
+        "f1": 2 * tp / (tp + fp + len(ill)),
+        "sensitivity_floor": np.where(tp >= sensitivity_floor * len(ill), -fp, -len(healthy) - 1),
+    }[rule]
     return float(thresholds[np.argmax(gains)])
 
 
 def compute_metrics(labels: Labels, probabilities: Probabilities, threshold: float) -> dict[str, float | int]:
-    """Return loss, ranking metrics, and what follows from calling pneumonia from `threshold` on, itself unrounded.
+    """Return loss, calibration, ranking metrics, and what follows from calling pneumonia from `threshold` on.
+
+    All are rounded but the threshold.
 
     Args:
         labels: 0 or 1, shape (n,); both occur.
@@ -59,6 +70,8 @@ def compute_metrics(labels: Labels, probabilities: Probabilities, threshold: flo
     tn, fp, fn, tp = (int(count) for count in sk.confusion_matrix(labels, calls, labels=[0, 1]).ravel())
     rates = {
         "loss": sk.log_loss(labels, np.clip(probabilities, 1e-7, 1 - 1e-7)),
+        "brier": sk.brier_score_loss(labels, probabilities),
+        "calibration_error": expected_calibration_error(labels, probabilities),
         "accuracy": sk.accuracy_score(labels, calls),
         "roc_auc": sk.roc_auc_score(labels, probabilities),
         "pr_auc": sk.average_precision_score(labels, probabilities),

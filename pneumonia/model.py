@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import keras
+import numpy as np
 from keras import layers
 
 from pneumonia.backbones import build_backbone, find_backbone, find_image_size
@@ -37,8 +38,29 @@ def build_model(params: ModelParams) -> keras.Model:
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     x = layers.Dropout(params.dropout, name="dropout")(x)
     model = keras.Model(inputs, _append_head(x, params.head), name=f"{params.backbone}_classifier")
+    if params.weights == "none":
+        _settle_batch_norm(model)
     freeze_below(model, None)
     return model
+
+
+def _settle_batch_norm(model: keras.Model) -> None:
+    """Give BatchNorm the statistics of one batch of clouds, grey as films are.
+
+    They never move later. Those a layer is made with, mean 0 and variance 1, are wrong for random weights: signals
+    vanish or explode on their way through a deep backbone, and nothing can be trained (Mishkin & Matas 2016,
+    arXiv:1511.06422, section 3).
+    """
+    clouds = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 1)).astype(np.float32)
+    films = keras.ops.image.resize(clouds, model.input_shape[1:3])
+    norms = [layer for layer in get_backbone(model).layers if isinstance(layer, layers.BatchNormalization)]
+    momenta = [layer.momentum for layer in norms]
+    for layer in norms:
+        layer.momentum = 0.0
+    scaled = keras.Model(model.input, model.get_layer("scale").output)(films)
+    get_backbone(model)(scaled, training=True)
+    for layer, momentum in zip(norms, momenta, strict=True):
+        layer.momentum = momentum
 
 
 def _append_head(x: keras.KerasTensor, head: str) -> keras.KerasTensor:

@@ -17,6 +17,7 @@ LearningRate = Annotated[float, Field(gt=0, le=1)]
 Patience = Annotated[int, Field(ge=1, strict=True)] | None
 Monitor = Literal["val_loss", "val_auc", "val_f1", "val_accuracy"]
 Schedule = Literal["constant", "cosine", "triangular", "triangular2", "exp_range", "one_cycle"]
+ThresholdRule = Literal["youden", "f1", "sensitivity_floor"]
 Factor = Annotated[float, Field(gt=0, le=10)]
 PHANTOM_NOTICE = "Synthetic phantom films: no clinical meaning."
 
@@ -142,18 +143,29 @@ class FinetuneParams(FitParams):
 class EvaluateParams(Section):
     """How probabilities become decisions."""
 
-    threshold: Annotated[float, Field(gt=0, lt=1)] | Literal["youden", "f1"]
+    threshold: Annotated[float, Field(gt=0, lt=1)] | ThresholdRule
+    sensitivity_floor: Share
     flip: bool
+    resamples: Annotated[int, Field(ge=100, le=100_000, strict=True)]
+    seed: Seed
     heatmap: Literal["grad_cam", "cam"]
 
 
-class RegisterParams(Section):
-    """What a model must reach to be promoted."""
+class Gates(Section):
+    """What a model must reach on the test split to be promoted."""
 
     min_roc_auc: Share
     min_sensitivity: Share
     min_specificity: Share
+    max_calibration_error: Share
     margin: Share
+    min_common_films: Annotated[int, Field(ge=1, strict=True)]
+
+
+class RegisterParams(Section):
+    """Who becomes champion."""
+
+    gates: Gates
 
 
 class ComputeParams(Section):

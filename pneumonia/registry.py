@@ -1,188 +1,180 @@
-"""Register a model, gate it against floors and the present champion, and promote it."""
+"""Versions in the MLflow model registry: what one holds, and whether it still holds it."""
 
 import json
 import warnings
-from dataclasses import asdict, dataclass
+from io import BytesIO
 from pathlib import Path
+from typing import NamedTuple
 
 import mlflow
-import numpy as np
 import pandas as pd
 from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
-from mlflow.types import Schema, TensorSpec
+from mlflow.types import ColSpec, DataType, Schema
+from PIL import Image
 
+from pneumonia.errors import InputError
 from pneumonia.files import sha256_bytes, sha256_file
-from pneumonia.params import Params, RegisterParams
-from pneumonia.tracking import connect
+from pneumonia.promotion import MODEL_NAME, find_alias
+from pneumonia.tracking import connect, find_versions
 
-MODEL_NAME = "pneumonia-classifier"
-Metrics = dict[str, float]
+# What a stored version needs to be loaded elsewhere.
+REQUIREMENTS = (
+    *("filelock", "keras", "mlflow", "numpy", "pandas", "pillow", "pydantic", "pyyaml", "scikit-learn", "scipy"),
+    *("tensorflow", "tqdm"),
+)
 
 
-@dataclass(frozen=True)
-class Check:
-    """One thing a challenger was asked for."""
+class Package(NamedTuple):
+    """Files that a version holds, beside the code that reads films and runs the model.
 
-    what: str
-    value: float | str
-    bound: float | str
-    passed: bool
+    Attributes:
+        model: .keras file.
+        operating_point: JSON, see `OperatingPoint`.
+        predictions: what the model says of each test film, as the evaluate stage writes it.
+        model_card: Markdown.
+    """
+
+    model: Path
+    operating_point: Path
+    predictions: Path
+    model_card: Path
+
+    @property
+    def sha256(self) -> str:
+        """What identifies a version: model, operating point, and what it says of which films."""
+        return sha256_bytes("".join(sha256_file(path) for path in self[:3]).encode())
 
 
 def find_version(sha256: str) -> ModelVersion | None:
-    """Return the registered version that holds the model with this SHA-256."""
+    """Return the registered version of this SHA-256, see `Package`."""
     connect()
-    found = mlflow.MlflowClient().search_model_versions(f"name = '{MODEL_NAME}' and tags.model_sha256 = '{sha256}'")
+    found = mlflow.MlflowClient().search_model_versions(f"name = '{MODEL_NAME}' and tags.package_sha256 = '{sha256}'")
     return found[0] if found else None
 
 
-def find_alias(alias: str) -> ModelVersion | None:
-    """Return the version with an alias, champion or challenger, None when there is none."""
+def get_version(number: str) -> ModelVersion:
+    """Return a version by its number or alias.
+
+    Raises:
+        InputError: there is none.
+    """
+    if found := find_alias(number):
+        return found
+    try:
+        return mlflow.MlflowClient().get_model_version(MODEL_NAME, number)
+    except MlflowException:
+        numbers = sorted(int(version.version) for version in list_versions())
+        raise InputError(
+            f"{MODEL_NAME} has no version {number!r}.",
+            expected=f"champion, challenger or one of {numbers}",
+            remedy="python -m pneumonia registry list",
+        ) from None
+
+
+def list_versions() -> list[ModelVersion]:
+    """Return all versions, the latest first."""
     connect()
-    client = mlflow.MlflowClient()
-    # Asked this way, a store that cannot be reached is an error and not a registry without a champion.
-    models = client.search_registered_models(f"name = '{MODEL_NAME}'")
-    return client.get_model_version_by_alias(MODEL_NAME, alias) if models and alias in models[0].aliases else None
+    versions = mlflow.MlflowClient().search_model_versions(f"name = '{MODEL_NAME}'")
+    return sorted(versions, key=lambda version: -int(version.version))
 
 
-def register_model(run: Run, model: Path, size: int, tags: dict[str, str], notice: str) -> ModelVersion:
-    """Log a .keras file as an MLflow model of its run and register it, once per SHA-256, as challenger.
+def register_package(run: Run, package: Package, tags: dict[str, str], notice: str) -> ModelVersion:
+    """Log a package as an MLflow model of its run and register it, once per SHA-256, as challenger.
 
     Args:
-        run: the fine-tune run that made it.
-        model: the file.
-        size: side of its input in pixels.
+        run: the fine-tune run that made the model.
+        package: its files.
         tags: of the version.
         notice: description of the version.
     """
-    tags = tags | {"model_sha256": sha256_file(model)}
-    version = find_version(tags["model_sha256"]) or _create_version(run, model, size, tags, notice)
+    tags = tags | {"model_sha256": sha256_file(package.model), "package_sha256": package.sha256}
+    version = find_version(package.sha256) or _create_version(run, package, tags, notice)
     mlflow.MlflowClient().set_registered_model_alias(MODEL_NAME, "challenger", version.version)
     return version
 
 
-def _create_version(run: Run, model: Path, size: int, tags: dict[str, str], notice: str) -> ModelVersion:
-    films = Schema([TensorSpec(np.dtype(np.uint8), (-1, size, size))])
-    probabilities = Schema([TensorSpec(np.dtype(np.float64), (-1,))])
+def _create_version(run: Run, package: Package, tags: dict[str, str], notice: str) -> ModelVersion:
+    film = Schema([ColSpec(DataType.binary, "film")])
+    said = Schema([ColSpec(DataType.double, "probability"), ColSpec(DataType.string, "decision")])
     mlflow.start_run(run_id=run.info.run_id)
     try:
         with warnings.catch_warnings():
-            # Importing mlflow.pyfunc warns about type hints of MLflow's own.
+            # MLflow is warned of itself: of its own type hints, and of how it compares columns with pandas 3.1.
             warnings.filterwarnings("ignore", ".*type hint", UserWarning)
+            warnings.filterwarnings("ignore", "Operation with range", DeprecationWarning)
             logged = mlflow.pyfunc.log_model(
                 name="model",
                 python_model=str(Path(__file__).with_name("pyfunc_model.py")),
-                artifacts={"model": str(model)},
-                signature=ModelSignature(films, probabilities),
-                input_example=np.zeros((1, size, size), np.uint8),
-                pip_requirements=[f"{name}=={_version(name)}" for name in ("keras", "mlflow", "numpy", "tensorflow")],
+                code_paths=[str(Path(__file__).parent)],
+                artifacts={name: str(path) for name, path in package._asdict().items()},
+                signature=ModelSignature(film, said),
+                input_example=pd.DataFrame({"film": [_draw_blank()]}),
+                pip_requirements=[f"{name}=={version}" for name, version in find_versions(REQUIREMENTS).items()],
             )
     finally:
         mlflow.end_run()
+    tags = tags | {"digests": json.dumps(_digest(Path(mlflow.artifacts.download_artifacts(logged.model_uri))))}
     created = mlflow.register_model(logged.model_uri, MODEL_NAME, tags=tags)
     return mlflow.MlflowClient().update_model_version(MODEL_NAME, created.version, notice)
 
 
-def _version(library: str) -> str:
-    import importlib
-
-    return importlib.import_module(library).__version__
-
-
-def download_model(version: ModelVersion) -> Path:
-    """Fetch the .keras file of a registered version and return where it lies."""
-    folder = Path(mlflow.artifacts.download_artifacts(f"models:/{MODEL_NAME}/{version.version}"))
-    return next((folder / "artifacts").glob("*.keras"))
+def _draw_blank() -> bytes:
+    """Return a PNG file that shows what MLflow is to be given."""
+    buffer = BytesIO()
+    Image.new("L", (64, 64)).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
-def check_challenger(challenger: Metrics, champion: Metrics | None, gates: RegisterParams) -> list[Check]:
-    """Compare test metrics with the floors and with those of the champion on the same films."""
-    floors = {"roc_auc": gates.min_roc_auc, "sensitivity": gates.min_sensitivity, "specificity": gates.min_specificity}
-    checks = [
-        Check(f"{name} floor", challenger[name], floor, challenger[name] >= floor) for name, floor in floors.items()
-    ]
-    if champion is not None:
-        bound = champion["roc_auc"] - gates.margin
-        checks.append(
-            Check("roc_auc of champion, less margin", challenger["roc_auc"], bound, challenger["roc_auc"] >= bound)
+def _digest(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file of a stored version, of its code as a whole."""
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    # MLflow adds the first to what it downloads; Python writes the others where code is loaded from.
+    kept = {name: p for name, p in files.items() if name != "registered_model_meta" and p.suffix != ".pyc"}
+    digests = {name: sha256_file(path) for name, path in kept.items()}
+    code = [f"{name} {digests.pop(name)}" for name in list(digests) if name.startswith("code/")]
+    return digests | {"code": sha256_bytes("\n".join(code).encode())}
+
+
+def download_version(version: ModelVersion) -> Path:
+    """Fetch all files of a version and return the folder in which they lie."""
+    return Path(mlflow.artifacts.download_artifacts(f"models:/{MODEL_NAME}/{version.version}"))
+
+
+def read_predictions(version: ModelVersion) -> pd.DataFrame:
+    """Return what a version says of each of its test films, see the evaluate stage.
+
+    Raises:
+        InputError: the version holds none.
+    """
+    # One file of the version, not the model with it.
+    uri = f"models:/{MODEL_NAME}/{version.version}/artifacts/predictions.csv"
+    try:
+        return pd.read_csv(mlflow.artifacts.download_artifacts(uri), dtype={"sha256": "str", "patient_id": "str"})
+    except (MlflowException, OSError) as error:
+        raise InputError(
+            f"Version {version.version} of {MODEL_NAME} holds no predictions: {error}.",
+            expected="what the evaluate stage wrote, stored with the version",
+            remedy=f"restore what `python -m pneumonia registry verify {version.version}` names, or roll back",
+        ) from error
+
+
+def verify_version(version: ModelVersion) -> list[str]:
+    """Return the names of what in a stored version is not what was registered; none is well.
+
+    Raises:
+        InputError: the version was registered without digests.
+    """
+    if "digests" not in version.tags:
+        raise InputError(
+            f"Version {version.version} of {MODEL_NAME} holds no digests.",
+            expected="a version that this project registered",
+            remedy="register the model again: dvc repro",
         )
-    return checks
-
-
-def measure_version(version: ModelVersion, records: pd.DataFrame, raw: Path, params: Params) -> Metrics:
-    """Return the test metrics of a registered version on the films of `records`, in that version's own way.
-
-    Size, threshold and flip are its own; where it has none, a threshold of 0.5 and no flip.
-    """
-    # TensorFlow takes seconds to import, and most calls find nothing to compare.
-    from pneumonia.activations import ActivationCache
-    from pneumonia.augment import read_split
-    from pneumonia.metrics import compute_metrics
-    from pneumonia.model import load_model
-    from pneumonia.predict import predict_probabilities
-
-    model = load_model(download_model(version))
-    test = read_split(records, raw, model.input_shape[1])
-    cache = ActivationCache(params.compute, params.cache)
-    probabilities = predict_probabilities(model, test.images, cache, version.tags.get("flip") == "True")
-    return compute_metrics(test.labels, probabilities, float(version.tags.get("test_threshold", 0.5)))
-
-
-def consider(
-    version: ModelVersion, metrics: Metrics, records: pd.DataFrame, raw: Path, params: Params
-) -> tuple[str, list[Check]]:
-    """Decide whether a version becomes champion, and move the alias if so.
-
-    The present champion is measured anew on the same test films. A model of synthetic films never takes the place of
-    one trained on real ones. A decision already taken on the same evidence is not taken again.
-
-    Args:
-        version: the challenger.
-        metrics: its metrics on the test films.
-        records: the test films.
-        raw: folder of the films.
-        params: gates, and how a model is evaluated.
-
-    Returns:
-        The outcome in a sentence, and what was checked.
-    """
-    champion = find_alias("champion")
-    if champion and champion.version == version.version:
-        return f"everything is up to date, version {version.version} is the champion", read_checks(version)
-    evidence = [champion and champion.version, metrics, sorted(records["sha256"]), params.register_.model_dump()]
-    key = sha256_bytes(json.dumps(evidence).encode())
-    if version.tags.get("checked") == key:
-        return f"everything is up to date, version {version.version} stays challenger", read_checks(version)
-    rival = None
-    checks: list[Check] = []
-    if champion and champion.tags.get("synthetic") == "False" and params.data.notice:
-        checks.append(Check("trained on real films, as the champion is", "synthetic", "real", False))
-    elif champion:
-        rival = measure_version(champion, records, raw, params)
-    checks += check_challenger(metrics, rival, params.register_)
-    if promote(version, checks, key):
-        return f"version {version.version} is the new champion", checks
-    return f"version {version.version} stays challenger" + (
-        f", champion is version {champion.version}" if champion else ""
-    ), checks
-
-
-def read_checks(version: ModelVersion) -> list[Check]:
-    """Return what a version was checked for when its promotion was decided."""
-    return [Check(**check) for check in json.loads(version.tags.get("checks", "[]"))]
-
-
-def promote(version: ModelVersion, checks: list[Check], key: str) -> bool:
-    """Move the alias champion to a version whose checks all passed; keep checks and outcome as its tags."""
-    client = mlflow.MlflowClient()
-    promoted = all(check.passed for check in checks)
-    if promoted:
-        client.set_registered_model_alias(MODEL_NAME, "champion", version.version)
-    client.set_model_version_tag(MODEL_NAME, version.version, "checks", json.dumps([asdict(check) for check in checks]))
-    client.set_model_version_tag(MODEL_NAME, version.version, "checked", key)
-    return promoted
+    expected, found = json.loads(version.tags["digests"]), _digest(download_version(version))
+    return [name for name in sorted(expected | found) if expected.get(name) != found.get(name)]
 
 
 def describe_versions() -> list[str]:
@@ -190,6 +182,6 @@ def describe_versions() -> list[str]:
     lines = []
     for alias in ("champion", "challenger"):
         if version := find_alias(alias):
-            measured = f"test ROC AUC {version.tags['test_roc_auc']}"
-            lines.append(f"{alias}: version {version.version}, {measured}, recipe {version.tags['recipe']}")
+            measured, recipe = (version.tags.get(name, "unknown") for name in ("test_roc_auc", "recipe"))
+            lines.append(f"{alias}: version {version.version}, test ROC AUC {measured}, recipe {recipe}")
     return lines

@@ -1,54 +1,142 @@
-"""Write what an evaluation leaves behind: tables, curves and heat maps of the test split."""
+"""Render what an evaluation found as a self-contained HTML report and a model card; all numbers come from the run."""
 
-from collections.abc import Mapping
+import base64
+import json
+import re
 from pathlib import Path
+from typing import Any
 
-import keras
 import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from pneumonia.augment import Split
-from pneumonia.figures import draw_confusion, draw_heatmaps, draw_precision_recall, draw_roc
-from pneumonia.heatmaps import TITLES, explain
-from pneumonia.metrics import OUTCOMES, Probabilities, list_calls, pick_examples, trace_curves
-from pneumonia.params import DataParams, EvaluateParams
-from pneumonia.records import write_table
+from pneumonia.files import replacing, sha256_file
+from pneumonia.operating_point import OperatingPoint
+from pneumonia.params import Params
+from pneumonia.records import CLASSES, SPLITS, read_records
+
+SHOWN = {
+    "roc_auc": "ROC AUC",
+    "pr_auc": "Average precision",
+    "sensitivity": "Sensitivity",
+    "specificity": "Specificity",
+    "precision": "Positive predictive value",
+    "f1": "F1",
+    "accuracy": "Accuracy",
+    "brier": "Brier score",
+    "calibration_error": "Expected calibration error",
+    "loss": "Log loss",
+}
 
 
-def report_models(
-    out: Path, test: Split, models: Mapping[str, Probabilities], thresholds: Mapping[str, float], notice: str
-) -> None:
-    """Write predictions, curves and confusion matrices of the models named, as tables and figures.
+def describe_run(
+    metrics: Path, point: Path, evaluation: Path, split: Path, validation: Path, splits: Path, model: Path,
+    finetune: Path, params: Params,
+) -> dict[str, Any]:  # fmt: skip
+    """Return all that the report and the card say, as the templates name it.
 
     Args:
-        out: folder.
-        test: the films.
-        models: what each model says of them, probabilities (n,); `finetuned` is one of them.
-        thresholds: of each model.
-        notice: of every figure.
+        metrics: JSON of the evaluate stage.
+        point: operating point of the fine-tuned model.
+        evaluation: folder of the evaluate stage.
+        split: JSON of the split stage.
+        validation: JSON of the validate stage.
+        splits: table of films with their split.
+        model: the fine-tuned model.
+        finetune: JSON of the finetune stage.
+        params: all parameters.
     """
-    write_table(pd.DataFrame({"path": test.paths, "label": test.labels, **models}), out / "predictions.csv")
-    for name, curve in trace_curves(test.labels, models).items():
-        write_table(curve, out / f"{name}.csv")
-    write_table(list_calls(test.labels, models["finetuned"], thresholds["finetuned"]), out / "confusion.csv")
-    draw_roc(out / "roc.png", test.labels, models, notice)
-    draw_precision_recall(out / "precision_recall.png", test.labels, models, notice)
-    draw_confusion(out / "confusion.png", test.labels, models, thresholds, notice)
+    records = read_records(splits)
+    counts = json.loads(split.read_text())
+    checked = json.loads(validation.read_text())
+    return {
+        "params": params,
+        # What the model depends on, and this stage in dvc.yaml.
+        "flat": {k: v for k, v in params.flat().items() if not re.match("cache|register|compute.(?!precision)", k)},
+        "classes": CLASSES,
+        "metrics": json.loads(metrics.read_text()),
+        "point": OperatingPoint.read(point),
+        "intervals": _read_intervals(evaluation / "intervals.csv"),
+        "shown": SHOWN,
+        "calibration": pd.read_csv(evaluation / "calibration.csv").to_dict("records"),
+        "subgroups": _read_subgroups(evaluation / "subgroups.csv"),
+        "splits": {name: counts[name] for name in SPLITS},
+        "leaks": {name: counts[name] for name in ("crossing_patients", "crossing_files", "left_out")},
+        "validation": checked,
+        "copies": checked["films"] - len(records) - counts["left_out"],
+        "folders": _count_folders(records),
+        "model_sha256": sha256_file(model),
+        "data_sha256": sha256_file(splits),
+        "trained": json.loads(finetune.read_text()),
+    }
 
 
-def report_examples(
-    out: Path, test: Split, model: keras.Model, probabilities: Probabilities, threshold: float,
-    params: EvaluateParams, data: DataParams,
-) -> None:  # fmt: skip
-    """Draw where the fine-tuned model saw pneumonia in the films of each outcome of which it was most certain."""
-    outcomes = pick_examples(test.labels, probabilities, threshold, number=4)
-    shown = outcomes.index.to_numpy()
-    captions = [f"{probabilities[film]:.4f}  {_shorten(Path(str(test.paths[film])).name)}" for film in shown]
-    films = test.images[shown]
-    heatmaps = explain(model, films, params.heatmap)
-    title = f"{TITLES[params.heatmap]} of the fine-tuned model, test split, threshold {threshold:.3g}"
-    title += "\nof each outcome the films of which it was most certain, with their probability of pneumonia"
-    draw_heatmaps(out / "heatmaps.png", films, heatmaps, captions, outcomes.to_numpy(), OUTCOMES, title, data.notice)
+def _read_intervals(path: Path) -> dict[str, dict[str, dict[str, float]]]:
+    """Return value, low and high by model and metric."""
+    table = pd.read_csv(path)
+    return {
+        str(model): rows.set_index("metric")[["value", "low", "high"]].to_dict("index")
+        for model, rows in table.groupby("model")
+    }  # pyright: ignore[reportReturnType]
 
 
-def _shorten(name: str) -> str:
-    return name if len(name) <= 30 else f"{name[:12]}…{name[-17:]}"
+def _read_subgroups(path: Path) -> dict[str, list[dict[str, Any]]]:
+    table = pd.read_csv(path)
+    return {str(by): rows.to_dict("records") for by, rows in table.groupby("by", sort=False)}  # pyright: ignore
+
+
+def _count_folders(records: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return films and share of pneumonia in each of the owner's folders."""
+    return [
+        {"folder": folder, "films": len(films), "pneumonia": float((films["label"] == CLASSES[1]).mean())}
+        for folder, films in records.groupby("source_folder")
+    ]
+
+
+def write_report(path: Path, figures: Path, run: dict[str, Any]) -> None:
+    """Write the report, its figures inside it: it needs neither a network nor another file.
+
+    Args:
+        path: HTML to write.
+        figures: folder of PNG files.
+        run: from `describe_run`.
+    """
+    pictures = {file.stem: base64.b64encode(file.read_bytes()).decode() for file in sorted(figures.glob("*.png"))}
+    _render("report.html", path, run | {"pictures": pictures})
+
+
+def write_model_card(path: Path, run: dict[str, Any]) -> None:
+    """Write the model card in Markdown, its parts those of Mitchell et al. 2019 (arXiv:1810.03993)."""
+    _render("model_card.md", path, run)
+
+
+def _render(template: str, path: Path, run: dict[str, Any]) -> None:
+    environment = Environment(
+        loader=PackageLoader("pneumonia"), autoescape=select_autoescape(["html"]), undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    environment.filters |= {
+        "interval": _format_interval, "bounds": _format_bounds, "triple": _format_column, "share": _format_share
+    }  # fmt: skip
+    with replacing(path) as beside:
+        beside.write_text(environment.get_template(template).render(run))
+
+
+def _format_interval(measured: dict[str, float], sign: bool = False) -> str:
+    """Return value and bounds, a dash for what is not defined."""
+    digits = f"{'+' if sign else ''}.3f"
+    return "-" if pd.isna(measured["value"]) else f"{measured['value']:{digits}} ({_format_bounds(measured, sign)})"
+
+
+def _format_bounds(measured: dict[str, float], sign: bool = False) -> str:
+    digits = f"{'+' if sign else ''}.3f"
+    low, high = measured["low"], measured["high"]
+    return "no interval" if pd.isna(low) else f"{low:{digits}} to {high:{digits}}"
+
+
+def _format_column(row: dict[str, float], name: str) -> str:
+    """Return a metric of a table that holds value and bounds side by side."""
+    return _format_interval({"value": row[name], "low": row[f"{name}_low"], "high": row[f"{name}_high"]})
+
+
+def _format_share(value: float) -> str:
+    return f"{100 * value:.1f} %"

@@ -1,22 +1,32 @@
 """Record training phases as MLflow runs, whether they were executed here or restored by DVC."""
 
+import json
+import logging
 import os
+import shutil
 import subprocess
+import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import mlflow
 import pandas as pd
 from mlflow.data.numpy_dataset import from_numpy
-from mlflow.entities import Metric, Run
+from mlflow.entities import Run
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+from mlflow.tracking.context.registry import resolve_tags
 
-from pneumonia.files import project_home, sha256_file
+from pneumonia.files import project_home, sha256_bytes, sha256_file
 from pneumonia.params import Params
 from pneumonia.records import SPLITS
+from pneumonia.spool import KEY, Entry, Recorder, find_server, find_waiting, open_run, reaching, send_waiting
 
 if TYPE_CHECKING:
     from pneumonia.augment import Dataset
@@ -24,26 +34,49 @@ if TYPE_CHECKING:
 EXPERIMENT = "pneumonia"
 LIBRARIES = ("dvc", "keras", "mlflow", "numpy", "pandas", "pillow", "scikit-learn", "scipy", "tensorflow")
 Phase = str  # "train" or "finetune"
-BATCH = 1000  # metrics that MLflow takes in one call
+# A refused connection is given up after three seconds; with MLflow's own values it takes four minutes.
+PATIENCE = {"MAX_RETRIES": "2", "BACKOFF_FACTOR": "1", "TIMEOUT": "30"}
+_active: ContextVar[Recorder] = ContextVar("recorder of the phase that runs")
 
 
+@reaching()
 def connect() -> str:
-    """Point MLflow at MLFLOW_TRACKING_URI, else at the project's SQLite store, and return the experiment's id."""
+    """Point MLflow at MLFLOW_TRACKING_URI, else at the project's SQLite store, and return the experiment's id.
+
+    Raises:
+        InputError: a server does not answer or refuses.
+    """
     home = project_home() / "mlruns"
     artifacts = None
     if "MLFLOW_TRACKING_URI" not in os.environ:
         home.mkdir(exist_ok=True)
         mlflow.set_tracking_uri(f"sqlite:///{home / 'mlflow.db'}")
         artifacts = (home / "artifacts").as_uri()
+    elif find_server():
+        for name, value in PATIENCE.items():
+            os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
+        for library in ("urllib3.connectionpool", "mlflow.system_metrics"):  # one warning, ours, is enough
+            logging.getLogger(library).setLevel(logging.CRITICAL)
     if experiment := mlflow.get_experiment_by_name(EXPERIMENT):
         return experiment.experiment_id
     kind = {"mlflow.experimentKind": "custom_model_development"}  # else the UI opens on language models
     return mlflow.create_experiment(EXPERIMENT, artifacts, kind)
 
 
+def send_spooled() -> int:
+    """Send what a tracking server could not be told before, and return of how many phases.
+
+    Raises:
+        InputError: it still does not answer, or refuses.
+    """
+    return send_waiting(connect()) if find_server() and find_waiting() else 0
+
+
 @contextmanager
 def phase_run(phase: Phase, params: Params, dataset: "Dataset", dataset_path: Path, state: Path) -> Iterator[Run]:
     """Open the run of a training phase, the same one again when the phase goes on after it was killed.
+
+    A tracking server that cannot be reached does not stop it: see `pneumonia.spool`. The run's id is then empty.
 
     Args:
         phase: "train" or "finetune".
@@ -52,52 +85,96 @@ def phase_run(phase: Phase, params: Params, dataset: "Dataset", dataset_path: Pa
         dataset_path: file whose SHA-256 identifies the data.
         state: folder of the phase's training state; remembers the run.
     """
-    experiment = connect()
     remembered = state / "mlflow_run"
-    mlflow.set_system_metrics_sampling_interval(2)
+    resumed = remembered.exists()
+    state.mkdir(parents=True, exist_ok=True)
+    key = remembered.read_text() if resumed else uuid4().hex
+    remembered.write_text(key)
+    recorder = Recorder(_describe_run(key, phase, params, dataset_path), tolerant=True)
+    recorder.attempt(send_spooled)  # first, as the beginning of this very run may be among it
     started = time.monotonic()
-    if remembered.exists() and mlflow.search_runs(
-        [experiment], f"attributes.run_id = '{remembered.read_text()}'", output_format="list"
-    ):
-        opened = mlflow.start_run(run_id=remembered.read_text(), log_system_metrics=True)
-    else:
-        opened = _new_run(phase, params, dataset, dataset_path, experiment, log_system_metrics=True)
-    with opened as run:
-        state.mkdir(parents=True, exist_ok=True)
-        remembered.write_text(run.info.run_id)
-        yield run
-        mlflow.log_metric("duration_seconds", round(time.monotonic() - started, 1))
+    with _recording(recorder, params, dataset, resumed):
+        monitor = _watch_system(recorder.run.info.run_id, resumed) if recorder.reached else None
+        try:
+            yield recorder.run
+            _tell_metrics({"duration_seconds": round(time.monotonic() - started, 1)})
+        finally:
+            if monitor and recorder.reached:
+                monitor.finish()
+            elif monitor:  # it may be waiting for the server
+                threading.Thread(target=monitor.finish, daemon=True).start()
+
+
+def _watch_system(run_id: str, resumed: bool) -> SystemMetricsMonitor:
+    monitor = SystemMetricsMonitor(run_id, sampling_interval=2, resume_logging=resumed)
+    monitor.start()
+    return monitor
+
+
+def _describe_run(key: str, phase: Phase, params: Params, dataset: Path) -> Entry:
+    experiment_name = os.environ.get("DVC_EXP_NAME")
+    tags = {KEY: key, "phase": phase, "dataset_sha256": sha256_file(dataset), **describe_code()}
+    tags |= {"dvc_exp_name": experiment_name} if experiment_name else {}
+    tags |= {"mlflow.note.content": params.data.notice} if params.data.notice else {}
+    name = f"{experiment_name or params.recipe} {phase}"
+    return {"name": name, "start_time": _now(), "tags": resolve_tags(tags)}
 
 
 @contextmanager
-def _new_run(
-    phase: Phase, params: Params, dataset: "Dataset", dataset_path: Path, experiment: str, **options: Any
-) -> Iterator[Run]:
-    experiment_name = os.environ.get("DVC_EXP_NAME")
-    tags = {"phase": phase, "dataset_sha256": sha256_file(dataset_path), **describe_code()}
-    tags |= {"dvc_exp_name": experiment_name} if experiment_name else {}
-    with mlflow.start_run(
-        experiment_id=experiment, run_name=f"{experiment_name or params.recipe} {phase}", tags=tags,
-        description=params.data.notice or None, **options,
-    ) as run:  # fmt: skip
-        mlflow.log_params(params.flat())
-        for split in SPLITS:
-            part = getattr(dataset, split)
-            mlflow.log_param(f"films.{split}", len(part.labels))
-            digest = tags["dataset_sha256"][:32]  # MLflow keeps at most 36 characters
-            data = from_numpy(
-                part.images[:: part.views], targets=part.labels, name=f"{params.data.source} {split}", digest=digest
-            )  # pyright: ignore
-            mlflow.log_input(data, context=split)
-        yield run
+def _recording(recorder: Recorder, params: Params, dataset: "Dataset", resumed: bool = False) -> Iterator[None]:
+    def open_it() -> Run:
+        run = open_run(connect(), recorder.opening)
+        if run.info.status != "RUNNING":
+            mlflow.MlflowClient().update_run(run.info.run_id, "RUNNING")
+        return run
+
+    recorder.run = recorder.attempt(open_it) or recorder.run
+    token, status = _active.set(recorder), "FAILED"
+    try:
+        # They cannot change, so a run that has them, or is going to when what it left is sent, gets none.
+        if not (recorder.run.data.params if recorder.reached else resumed):
+            recorder.record(_describe_inputs(params, dataset, recorder.opening["tags"]["dataset_sha256"]))
+        yield
+        status = "FINISHED"
+    finally:
+        recorder.record({"end": [status, _now()]})
+        recorder.hand_over()
+        _active.reset(token)
+
+
+def _describe_inputs(params: Params, dataset: "Dataset", sha256: str) -> Entry:
+    entry: Entry = {"params": {name: str(value) for name, value in params.flat().items()}, "inputs": {}}
+    for split in SPLITS:
+        part = getattr(dataset, split)
+        entry["params"][f"films.{split}"] = str(len(part.labels))
+        digest = sha256[:32]  # MLflow keeps at most 36 characters
+        data = from_numpy(
+            part.images[:: part.views], targets=part.labels, name=f"{params.data.source} {split}", digest=digest
+        )  # pyright: ignore
+        entry["inputs"][split] = data.to_dict()
+    return entry
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
+
+
+def _tell_metrics(metrics: dict[str, float], step: int = 0) -> None:
+    now = _now()
+    _active.get().record({"metrics": [[name, float(value), now, step] for name, value in metrics.items()]})
 
 
 def describe_code() -> dict[str, str]:
     """Return git commit, whether tracked files differ from it, and library versions, as tags."""
     git = {"git_commit": find_commit(), "git_dirty": str(bool(_git("status", "--porcelain", "-uno")))}
-    # TensorFlow is installed as tensorflow or tensorflow_cpu.
-    installed = {found.name.removesuffix("_cpu"): found.version for found in distributions()}
-    return git | {f"version.{library}": installed[library] for library in LIBRARIES}
+    return git | {f"version.{library}": version for library, version in find_versions(LIBRARIES).items()}
+
+
+def find_versions(libraries: Iterable[str]) -> dict[str, str]:
+    """Return the version that is installed of each library."""
+    # TensorFlow is installed as tensorflow or tensorflow_cpu; names are written in more than one way.
+    installed = {found.name.lower().replace("_", "-").removesuffix("-cpu"): found.version for found in distributions()}
+    return {library: installed[library] for library in libraries}
 
 
 def find_commit() -> str:
@@ -118,14 +195,11 @@ def log_epoch(epoch: int, logs: dict[str, float], rates: pd.DataFrame) -> None:
         logs: metrics of the epoch. What `rates` holds step by step is left out.
         rates: columns learning_rate and perhaps momentum, under the number of the optimiser's step from 1.
     """
-    now = int(time.time() * 1000)
-    sent = [Metric(name, value, now, epoch + 1) for name, value in logs.items() if name not in rates]
+    now = _now()
+    points = [[name, float(value), now, epoch + 1] for name, value in logs.items() if name not in rates]
     for name, values in rates.items():
-        sent += [Metric(str(name), value, now, int(step)) for step, value in zip(rates.index, values, strict=True)]
-    run = mlflow.active_run()
-    assert run
-    for start in range(0, len(sent), BATCH):
-        mlflow.MlflowClient().log_batch(run.info.run_id, sent[start : start + BATCH])
+        points += [[name, float(value), now, int(step)] for step, value in zip(rates.index, values, strict=True)]
+    _active.get().record({"metrics": points})
 
 
 def log_range_test(path: Path, notice: str) -> None:
@@ -139,27 +213,41 @@ def log_range_test(path: Path, notice: str) -> None:
 
     table = read_range_test(path)
     if len(table):
-        mlflow.log_metric("found_learning_rate", find_suggestion(table, "valley"))
-        mlflow.log_artifact(str(path), "range_test")
-        mlflow.log_figure(draw_range_test(table, notice), "range_test/range_test.png")
+        _tell_metrics({"found_learning_rate": find_suggestion(table, "valley")})
+        with tempfile.TemporaryDirectory() as folder:
+            shown = Path(folder) / "range_test"
+            shown.mkdir()
+            shutil.copy(path, shown)
+            draw_range_test(table, notice).savefig(shown / "range_test.png")
+            _active.get().record({}, Path(folder))
 
 
 def log_best(best: dict[str, float]) -> None:
     """Add what the kept epoch reached to the active run, as `best_val_loss` and so on: sweeps are ranked by it."""
-    mlflow.log_metrics({f"best_{name}": value for name, value in best.items()})
+    _tell_metrics({f"best_{name}": value for name, value in best.items()})
 
 
 def tag_model(model: Path) -> None:
     """Link the active run to the model it made by the model's SHA-256."""
-    mlflow.set_tag("model_sha256", sha256_file(model))
+    _active.get().record({"tags": {"model_sha256": sha256_file(model)}})
 
 
 def link_initial_run(run: Run, initial: Path) -> None:
-    """Name in a fine-tune run the run that made the model it started from."""
-    if found := find_run("train", initial):
-        mlflow.MlflowClient().set_tag(run.info.run_id, "initial_run_id", found.info.run_id)
+    """Name in a fine-tune run the run that made the model it started from.
+
+    In a phase without its server nothing happens: the register stage asks for it again.
+    """
+
+    @reaching()
+    def link() -> None:
+        if found := find_run("train", initial):
+            mlflow.MlflowClient().set_tag(run.info.run_id, "initial_run_id", found.info.run_id)
+
+    recorder = _active.get(None)
+    recorder.attempt(link) if recorder else link()
 
 
+@reaching()
 def find_run(phase: Phase, model: Path, experiment: str | None = None) -> Run | None:
     """Return the latest run of a phase that made exactly this model, in a DVC experiment when one is named."""
     query = f"tags.phase = '{phase}' and tags.model_sha256 = '{sha256_file(model)}'"
@@ -172,8 +260,10 @@ def ensure_run(phase: Phase, params: Params, dataset: Path, model: Path, history
     """Return the run that made `model`; when DVC restored it instead of training it here, record one from its files.
 
     A DVC experiment has a fine-tune run of its own also when another one made the same model: test metrics may differ.
-    Of the learning rate a restored run holds what the last step of each epoch used.
+    Of the learning rate a restored run holds what the last step of each epoch used. What waits is sent first: the
+    run may be among it.
     """
+    send_spooled()
     if run := find_run(phase, model, os.environ.get("DVC_EXP_NAME") if phase == "finetune" else None):
         return run
     from pneumonia.augment import read_dataset  # SciPy takes half a second to import, and this is rare
@@ -181,8 +271,9 @@ def ensure_run(phase: Phase, params: Params, dataset: Path, model: Path, history
 
     films = read_dataset(dataset)
     steps = -(-len(films.train.labels) // getattr(params, phase).batch_size)
-    with _new_run(phase, params, films, dataset, connect()) as run:
-        mlflow.set_tag("restored", "True")
+    recorder = Recorder(_describe_run(uuid4().hex, phase, params, dataset), tolerant=False)
+    with _recording(recorder, params, films):
+        recorder.record({"tags": {"restored": "True"}})
         epochs = pd.read_csv(history)
         for row in epochs.to_dict("records"):
             epoch = int(row.pop("epoch"))
@@ -191,17 +282,18 @@ def ensure_run(phase: Phase, params: Params, dataset: Path, model: Path, history
         log_best(describe_best(epochs, getattr(params, phase).monitor))
         log_range_test(range_test, params.data.notice)
         tag_model(model)
-    return run
+    return recorder.run
 
 
-def record_evaluation(run: Run, metrics: dict[str, float], figures: list[Path]) -> None:
-    """Add test metrics and figures to a finished run, once."""
-    client = mlflow.MlflowClient()
-    logged = client.get_run(run.info.run_id).data.metrics
-    wanted = {f"test_{name}": float(value) for name, value in metrics.items()}
-    if all(logged.get(name) == value for name, value in wanted.items()):
+@reaching()
+def record_evaluation(run: Run, metrics: dict[str, float], files: list[Path]) -> None:
+    """Add test metrics, figures, report and model card to a finished run, once as long as they stay the same."""
+    client, run_id = mlflow.MlflowClient(), run.info.run_id
+    digest = sha256_bytes("".join([json.dumps(metrics), *map(sha256_file, files)]).encode())
+    if client.get_run(run_id).data.tags.get("evaluation_sha256") == digest:
         return
-    for name, value in wanted.items():
-        client.log_metric(run.info.run_id, name, value)
-    for figure in figures:
-        client.log_artifact(run.info.run_id, str(figure), "figures")
+    for name, value in metrics.items():
+        client.log_metric(run_id, f"test_{name}", float(value))
+    for path in files:
+        client.log_artifact(run_id, str(path), "figures" if path.suffix == ".png" else None)
+    client.set_tag(run_id, "evaluation_sha256", digest)

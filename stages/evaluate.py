@@ -1,4 +1,4 @@
-"""Measure the initial and the fine-tuned model on the test split."""
+"""Fix each model's operating point on validation and measure it on the test split."""
 
 from pathlib import Path
 
@@ -6,30 +6,50 @@ import pandas as pd
 
 from pneumonia.activations import ActivationCache
 from pneumonia.augment import read_dataset
+from pneumonia.evaluation import (
+    draw_examples,
+    find_records,
+    write_calibration,
+    write_curves,
+    write_intervals,
+    write_predictions,
+)
 from pneumonia.figures import draw_learning_curves
 from pneumonia.files import write_json
 from pneumonia.metrics import compute_metrics
 from pneumonia.model import load_model
 from pneumonia.params import CacheParams, ComputeParams, DataParams, EvaluateParams
-from pneumonia.predict import find_threshold, predict_probabilities
-from pneumonia.report import report_examples, report_models
+from pneumonia.predict import choose_operating_point, predict_log_odds
+from pneumonia.records import read_records
 from pneumonia.stage import run_stage
 
 
 def evaluate(
-    dataset: Path, initial: Path, finetuned: Path, train_history: Path, finetune_history: Path,
-    metrics: Path, out: Path, params: EvaluateParams, data: DataParams, compute: ComputeParams, limits: CacheParams,
+    dataset: Path, splits: Path, initial: Path, finetuned: Path, train_history: Path, finetune_history: Path,
+    metrics: Path, point: Path, out: Path, params: EvaluateParams, data: DataParams, compute: ComputeParams,
+    limits: CacheParams,
 ) -> None:  # fmt: skip
-    """Write metrics, and into the folder `out` the predictions, curves and figures."""
+    """Write metrics, the fine-tuned model's operating point, and into the folder `out` tables and figures."""
     films, cache = read_dataset(dataset), ActivationCache(compute, limits)
+    test = films.test
+    records = find_records(read_records(splits), test)
     models = {path.stem: load_model(path) for path in (initial, finetuned)}
-    thresholds = {name: find_threshold(model, films.val, params, cache) for name, model in models.items()}
-    said = {name: predict_probabilities(m, films.test.images, cache, params.flip) for name, m in models.items()}
-    measured = {name: compute_metrics(films.test.labels, p, thresholds[name]) for name, p in said.items()}
-    histories = pd.read_csv(train_history), pd.read_csv(finetune_history)
-    draw_learning_curves(out / "learning_curves.png", *histories, data.notice)
-    report_models(out, films.test, said, thresholds, data.notice)
-    report_examples(out, films.test, models["finetuned"], said["finetuned"], thresholds["finetuned"], params, data)
+    points = {name: choose_operating_point(model, films.val, params, cache) for name, model in models.items()}
+    log_odds = {name: predict_log_odds(model, test.images, cache, params.flip) for name, model in models.items()}
+    said = {name: points[name].find_probabilities(values) for name, values in log_odds.items()}
+    measured = {
+        name: compute_metrics(test.labels, p, points[name].threshold) | {"temperature": points[name].temperature}
+        for name, p in said.items()
+    }
+    draw_learning_curves(
+        out / "learning_curves.png", pd.read_csv(train_history), pd.read_csv(finetune_history), data.notice
+    )
+    write_predictions(out / "predictions.csv", records, said, test)
+    write_curves(out, test, said, points, data.notice)
+    write_intervals(out, test, records, said, points, params)
+    write_calibration(out, test, log_odds["finetuned"], points["finetuned"], data.notice)
+    draw_examples(out, test, models["finetuned"], said["finetuned"], points["finetuned"], params, data)
+    write_json(points["finetuned"].model_dump(), point)
     write_json(measured, metrics)
     print(pd.DataFrame(measured).to_string(float_format="{:.5g}".format))
 

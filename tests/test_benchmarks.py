@@ -14,11 +14,12 @@ from benchmarks.__main__ import Bench, Form, write_report
 from benchmarks.floor import list_passes
 from benchmarks.pipeline import Ran, run, sample_films
 from pneumonia.augment import read_dataset, read_split
+from pneumonia.calibration import calibrate
 from pneumonia.errors import InputError
 from pneumonia.model import build_model
 from pneumonia.params import ModelParams, load_params
 from pneumonia.phantom import draw_phantoms
-from pneumonia.predict import predict_probabilities
+from pneumonia.predict import predict_log_odds
 from pneumonia.records import scan_films, write_table
 
 CASE = ("tiny", "none", 60)
@@ -123,5 +124,5 @@ def test_an_engine_is_measured_on_what_the_project_predicts(tmp_path: Path) -> N
     )
     model = build_model(params)
     images = read_split(records.sample(32, random_state=1), tmp_path / "raw", 224).images
-    np.testing.assert_allclose(measured["probabilities"], predict_probabilities(model, images), atol=1e-5)
+    np.testing.assert_allclose(measured["probabilities"], calibrate(predict_log_odds(model, images), 1.0), atol=1e-5)
     assert measured["prefix"] > 0

@@ -75,7 +75,7 @@ def test_grad_cam_weighs_by_the_slope_of_the_log_odds():
     ]
     maps = np.asarray(keras.Model(model.input, model.get_layer("pool").input)(FILMS[..., None]))
     expected = np.einsum("nhwc,cn->nhw", maps, np.array(slopes)) / np.prod(maps.shape[1:3])
-    np.testing.assert_allclose(locate_evidence(model, FILMS, "grad_cam"), expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(locate_evidence(model, FILMS, "grad_cam"), expected, rtol=0, atol=1e-4)
 
 
 def test_a_class_activation_map_of_a_head_that_is_not_linear_is_refused():

@@ -49,6 +49,7 @@ def test_all_agree_with_scikit_learn(films: tuple[Any, Any], threshold: float):
     calls = probabilities >= threshold
     expected = {
         "loss": sk.log_loss(labels, np.clip(probabilities, 1e-7, 1 - 1e-7)),
+        "brier": sk.brier_score_loss(labels, probabilities),
         "accuracy": sk.accuracy_score(labels, calls),
         "roc_auc": sk.roc_auc_score(labels, probabilities),
         "pr_auc": sk.average_precision_score(labels, probabilities),
@@ -109,6 +110,21 @@ def test_the_threshold_is_kept_unrounded():
     assert compute_metrics(LABELS, PROBABILITIES, 1 / 3)["threshold"] == 1 / 3
 
 
+@settings(derandomize=True, max_examples=60, deadline=None)
+@given(films=judged_films(), floor=st.floats(0, 1))
+def test_no_threshold_of_the_sensitivity_asked_for_is_more_specific(films: tuple[Any, Any], floor: float):
+    labels, probabilities = films
+    threshold = choose_threshold(labels, probabilities, "sensitivity_floor", floor)
+    found = compute_metrics(labels, probabilities, threshold)
+    reachable = (labels == 1) & (probabilities > 0)  # a film of probability 0 is called at no threshold
+    if reachable.sum() < floor * (labels == 1).sum():
+        return
+    assert found["sensitivity"] >= floor - 1e-6
+    for other in probabilities[probabilities > 0]:
+        also = compute_metrics(labels, probabilities, other)
+        assert also["sensitivity"] < floor or also["specificity"] <= found["specificity"]
+
+
 def judge(labels: Any, calls: Any, rule: str) -> float:
     """Return the figure that a rule maximises."""
     if rule == "f1":
@@ -126,8 +142,8 @@ def test_no_threshold_is_better_than_the_one_chosen(rule: Literal["youden", "f1"
     labels, probabilities = films
     threshold = choose_threshold(labels, probabilities, rule)
     assert 0 < threshold <= 1
-    # A film of probability 0 cannot be called, so every call there is begins at a probability above it.
-    others = [probabilities >= p for p in [*probabilities[probabilities > 0], np.inf]]
+    # At thresholds above 0 up to 1 a film of probability 0 is never called and one of probability 1 always is.
+    others = [probabilities >= p for p in [*probabilities[probabilities > 0], 1.0]]
     best = max(judge(labels, calls, rule) for calls in others)
     assert judge(labels, probabilities >= threshold, rule) == pytest.approx(best, abs=1e-12)
 

@@ -119,9 +119,12 @@ def test_no_value_has_a_default(tmp_path: Path, key: str):
         ("finetune.from_layer", -1, "greater than or equal to 0"),
         ("evaluate.threshold", 1.0, "less than 1"),
         ("evaluate.threshold", None, "valid number"),
-        ("evaluate.threshold", "best", "Input should be 'youden' or 'f1'"),
+        ("evaluate.threshold", "best", "Input should be 'youden', 'f1' or 'sensitivity_floor'"),
         ("evaluate.heatmap", "lime", "'grad_cam' or 'cam'"),
-        ("register.margin", -0.01, "greater than or equal to 0"),
+        ("evaluate.sensitivity_floor", 1.1, "less than or equal to 1"),
+        ("evaluate.resamples", 99, "greater than or equal to 100"),
+        ("register.gates.min_common_films", 0, "greater than or equal to 1"),
+        ("register.gates.margin", -0.01, "greater than or equal to 0"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_with_its_value_and_the_expectation(
@@ -139,7 +142,8 @@ def test_what_cannot_be_meant_is_refused_with_its_value_and_the_expectation(
 
 
 @pytest.mark.parametrize(
-    "key", ["validate.max_aspect", "split.ratios.train", "augment.shift", "train.learning_rate", "register.min_roc_auc"]
+    "key",
+    ["validate.max_aspect", "split.ratios.train", "augment.shift", "train.learning_rate", "register.gates.min_roc_auc"],
 )
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_number_must_be_finite(tmp_path: Path, key: str, value: float):
@@ -199,7 +203,7 @@ def test_flat_lists_every_value_of_the_file_under_its_dotted_name():
     flat = load_params(COMMITTED).flat()
     assert sorted(flat) == sorted(leaves(tree))
     assert flat["split.ratios.val"] == tree["split"]["ratios"]["val"]
-    assert flat["register.margin"] == tree["register"]["margin"]
+    assert flat["register.gates.margin"] == tree["register"]["gates"]["margin"]
     assert flat["augment.brightness"] == tree["augment"]["brightness"]
 
 

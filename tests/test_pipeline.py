@@ -15,7 +15,7 @@ from conftest import clean_environment, run, set_params
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-STAGES = ["fetch", "validate", "merge", "split", "augment", "train", "finetune", "evaluate", "register"]
+STAGES = ["fetch", "validate", "merge", "split", "augment", "train", "finetune", "evaluate", "report", "register"]
 
 
 def repro(project: Path, *arguments: str) -> list[str]:
@@ -58,7 +58,7 @@ def test_two_forced_runs_leave_the_same_lock(finished: Path) -> None:
 
 def test_another_finetune_learning_rate_reruns_finetune_and_what_follows(finished: Path) -> None:
     set_params(finished, {"finetune": {"learning_rate": 0.02}})
-    assert repro(finished) == ["finetune", "evaluate", "register"]
+    assert repro(finished) == ["finetune", "evaluate", "report", "register"]
 
 
 def test_a_changed_readme_reruns_nothing(finished: Path) -> None:
@@ -70,7 +70,7 @@ def test_a_changed_readme_reruns_nothing(finished: Path) -> None:
 def test_changed_code_reruns_the_stages_that_import_it(finished: Path) -> None:
     with (finished / "pneumonia" / "metrics.py").open("a") as module:
         module.write("\n# a comment\n")
-    assert repro(finished) == ["evaluate", "register"]  # register would run in any case
+    assert repro(finished) == ["evaluate", "report", "register"]  # register would run in any case
 
 
 def test_each_phase_is_a_run_with_a_metric_per_epoch(once: Path) -> None:
@@ -133,7 +133,7 @@ def test_dvc_shows_params_metrics_and_plots(finished: Path) -> None:
 
 def test_an_experiment_takes_its_parameter_and_names_its_runs(finished: Path) -> None:
     done = run("dvc", "exp", "run", "-n", "faster", "-S", "train.learning_rate=0.05", cwd=finished)
-    assert re.findall(r"Running stage '(\w+)'", done.stdout) == ["train", "finetune", "evaluate", "register"]
+    assert re.findall(r"Running stage '(\w+)'", done.stdout) == ["train", "finetune", "evaluate", "report", "register"]
     train, _ = runs(finished, "tags.dvc_exp_name = 'faster'")
     assert train.data.params["train.learning_rate"] == "0.05"
 

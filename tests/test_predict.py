@@ -1,5 +1,6 @@
 """A probability belongs to its film, whatever films come with it and whatever is known of them already."""
 
+import json
 from pathlib import Path
 from typing import Literal
 
@@ -10,10 +11,15 @@ import pytest
 from pneumonia import predict
 from pneumonia.activations import ActivationCache
 from pneumonia.augment import Split
+from pneumonia.calibration import calibrate, fit_temperature
+from pneumonia.errors import InputError
+from pneumonia.images import Pixels
 from pneumonia.metrics import choose_threshold
 from pneumonia.model import build_model, freeze_below
+from pneumonia.operating_point import OperatingPoint
 from pneumonia.params import CacheParams, ComputeParams, EvaluateParams, ModelParams
-from pneumonia.predict import find_threshold, predict_probabilities
+from pneumonia.predict import choose_operating_point, predict_log_odds
+from pneumonia.predict import predict_probabilities as predict_at
 
 FILMS = np.random.default_rng(0).integers(0, 256, (7, 32, 32), dtype=np.uint8)
 CACHE = ActivationCache(ComputeParams(precision="float32", batch_size=4, threads="auto"), CacheParams(max_gb=1))
@@ -23,6 +29,13 @@ CACHE = ActivationCache(ComputeParams(precision="float32", batch_size=4, threads
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def predict_probabilities(
+    model: keras.Model, films: Pixels, cache: ActivationCache | None = None, flip: bool = False
+) -> np.ndarray:
+    """Return probabilities as trained, before any calibration."""
+    return calibrate(predict_log_odds(model, films, cache, flip), 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -125,16 +138,41 @@ def test_flipped_too_the_log_odds_are_the_mean_of_both(model: keras.Model, cache
 VAL = Split(FILMS, np.array([0, 1, 0, 1, 1, 0, 1], np.uint8), np.full(7, "film.png"), np.zeros(7, bool))
 
 
+PARAMS = EvaluateParams(threshold=0.3, sensitivity_floor=0.9, flip=False, heatmap="cam", resamples=100, seed=1)
+
+
 def test_a_threshold_that_is_a_number_is_taken_as_it_is(model: keras.Model):
-    params = EvaluateParams(threshold=0.3, flip=False, heatmap="cam")
-    assert find_threshold(model, VAL, params, CACHE) == 0.3
+    point = choose_operating_point(model, VAL, PARAMS, CACHE)
+    assert (point.threshold, point.rule, point.image_size) == (0.3, "fixed", 32)
 
 
 @pytest.mark.parametrize("flip", [False, True])
-@pytest.mark.parametrize("rule", ["youden", "f1"])
-def test_a_rule_chooses_the_threshold_by_what_the_model_says_of_validation(
-    model: keras.Model, rule: Literal["youden", "f1"], flip: bool
+@pytest.mark.parametrize("rule", ["youden", "f1", "sensitivity_floor"])
+def test_temperature_and_threshold_follow_from_what_the_model_says_of_validation(
+    model: keras.Model, rule: Literal["youden", "f1", "sensitivity_floor"], flip: bool
 ):
-    said = predict_probabilities(model, VAL.images, CACHE, flip)
-    found = find_threshold(model, VAL, EvaluateParams(threshold=rule, flip=flip, heatmap="cam"), CACHE)
-    assert found == choose_threshold(VAL.labels, said, rule)
+    log_odds = predict_log_odds(model, VAL.images, CACHE, flip)
+    point = choose_operating_point(model, VAL, PARAMS.model_copy(update={"threshold": rule, "flip": flip}), CACHE)
+    assert point.temperature == fit_temperature(VAL.labels, log_odds)
+    assert point.threshold == choose_threshold(VAL.labels, calibrate(log_odds, point.temperature), rule, 0.9)
+    assert point.rule == ("sensitivity_floor 0.9" if rule == "sensitivity_floor" else rule)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_model_is_used_at_its_operating_point(model: keras.Model, flip: bool):
+    point = choose_operating_point(model, VAL, PARAMS.model_copy(update={"flip": flip}), CACHE)
+    expected = calibrate(predict_log_odds(model, FILMS, CACHE, flip), point.temperature)
+    np.testing.assert_array_equal(predict_at(model, FILMS, point, CACHE), expected)
+
+
+def test_an_operating_point_survives_its_file(model: keras.Model, here: Path):
+    point = choose_operating_point(model, VAL, PARAMS, CACHE)
+    (here / "point.json").write_text(json.dumps(point.model_dump()))
+    assert OperatingPoint.read(here / "point.json") == point
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"threshold": 0.5}', "[1]", '{"temperature": -1}'])
+def test_a_damaged_operating_point_is_an_error_in_three_parts(here: Path, content: str):
+    (here / "point.json").write_text(content)
+    with pytest.raises(InputError, match=r"point.json is no operating point.*\n  Expected: .*\n  Remedy: dvc repro"):
+        OperatingPoint.read(here / "point.json")

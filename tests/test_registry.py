@@ -1,328 +1,395 @@
-"""A model is registered once and becomes champion only when it deserves it."""
+"""A version is registered once, says elsewhere what it says here, and shows when it was tampered with."""
 
+import ast
+import json
 import shutil
+import sys
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import run
 from mlflow.entities.model_registry import ModelVersion
-from mlflow.exceptions import MlflowException
+from PIL import Image
 
-from pneumonia.augment import read_split
-from pneumonia.files import sha256_file
-from pneumonia.metrics import compute_metrics
+from pneumonia.errors import InputError
+from pneumonia.files import sha256_file, write_json
+from pneumonia.images import read_film
 from pneumonia.model import build_model, load_model, save_model
-from pneumonia.params import ModelParams, Params, load_params
-from pneumonia.phantom import draw_phantoms
-from pneumonia.predict import predict_probabilities
-from pneumonia.records import scan_films
+from pneumonia.operating_point import OperatingPoint
+from pneumonia.params import ModelParams
+from pneumonia.predict import predict_log_odds, predict_probabilities
+from pneumonia.promotion import promote
+from pneumonia.records import write_table
 from pneumonia.registry import (
     MODEL_NAME,
-    Check,
-    check_challenger,
-    consider,
+    Package,
     describe_versions,
-    find_alias,
+    download_version,
     find_version,
-    measure_version,
-    register_model,
+    get_version,
+    list_versions,
+    read_predictions,
+    register_package,
+    verify_version,
 )
 from pneumonia.tracking import connect
 
-ROOT = Path(__file__).parent.parent
-REPOSITORY = load_params(ROOT / "params.yaml")
-NOTICE = REPOSITORY.data.notice
-NO_FLOORS = {"min_roc_auc": 0.0, "min_sensitivity": 0.0, "min_specificity": 0.0, "margin": 0.0}
+SIZE = 32
+NOTICE = "Synthetic phantom films: no clinical meaning."
+TAGS = {"recipe": "default", "test_roc_auc": "0.9", "synthetic": "True"}
+SAID = pd.DataFrame({
+    "path": ["test/NORMAL/a.png", "test/PNEUMONIA/b.png"], "sha256": ["0" * 64, "1" * 64], "patient_id": ["007", "p8"],
+    "label": ["NORMAL", "PNEUMONIA"], "actual": [0, 1], "initial": [0.5, 0.5], "finetuned": [0.2, 0.9],
+})  # fmt: skip
+# Of import names, where it is another.
+DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml"}
 
+# What somebody does who has the registry and none of the code.
+ELSEWHERE = """
+import json
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
 
-BETTER = f"models:/{MODEL_NAME}/2"
+assert find_spec("pneumonia") is None
 
+import mlflow
+import pandas as pd
 
-class Model(NamedTuple):
-    path: Path
-    size: int  # of its input
-    metrics: dict[str, Any]  # on the test films
+def refuse(table):
+    try:
+        model.predict(table)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
 
-
-class Films(NamedTuple):
-    raw: Path
-    records: pd.DataFrame
+model = mlflow.pyfunc.load_model("models:/pneumonia-classifier/1")
+films = [Path(name).read_bytes() for name in sys.argv[1:]]
+said = model.predict(pd.DataFrame({"film": films}))
+print(json.dumps({
+    "columns": list(said), "probability": list(said["probability"]), "decision": list(said["decision"]),
+    "no film": refuse(pd.DataFrame({"film": [films[0], b"GIF89a"]})),
+    "cut off": refuse(pd.DataFrame({"film": [films[0][: len(films[0]) // 2]]})),
+    "other column": refuse(pd.DataFrame({"image": films})),
+    "modules": [module.__file__ for name, module in sys.modules.items() if name.startswith("pneumonia")],
+    "left behind": os.listdir(),
+}))
+"""
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> Films:
-    raw = tmp_path_factory.mktemp("raw")
-    draw_phantoms(raw, 48, seed=1)
-    return Films(raw, scan_films(raw)[0])
-
-
-@pytest.fixture(scope="module")
-def models(films: Films, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Model]:
-    """Return a model that ranks films badly and one, of another size, that ranks them well."""
-    folder, found = tmp_path_factory.mktemp("models"), {}
-    for name, size in (("worse", 48), ("better", 32)):
-        keras.utils.set_random_seed(1)
-        model = build_model(ModelParams(backbone="tiny", weights="none", image_size=size, dropout=0.0, head="sigmoid"))
-        test = read_split(films.records, films.raw, size)
-        kernel, bias = model.get_layer("logit").get_weights()
-        measured = compute_metrics(test.labels, predict_probabilities(model, test.images), 0.5)
-        if (measured["roc_auc"] > 0.5) != (name == "better"):  # a head of the other sign ranks the other way round
-            model.get_layer("logit").set_weights([-kernel, bias])
-            measured = compute_metrics(test.labels, predict_probabilities(model, test.images), 0.5)
-        save_model(model, folder / f"{name}.keras")
-        found[name] = Model(folder / f"{name}.keras", size, measured)
+def films() -> dict[str, bytes]:
+    """Return the content of files of noise, by name: JPEG and PNG, larger than the model's input and not square."""
+    found, rng = {}, np.random.default_rng(0)
+    for number in range(6):
+        image, buffer = Image.fromarray(rng.integers(0, 256, (50, 40), dtype=np.uint8)), BytesIO()
+        kind = ("jpeg", "png")[number % 2]
+        image.save(buffer, kind)
+        found[f"{number}.{kind}"] = buffer.getvalue()
     return found
 
 
 @pytest.fixture(scope="module")
-def registered(models: dict[str, Model], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a store in which both models are registered, version 1 the worse and 2 the better, neither champion."""
+def pixels(films: dict[str, bytes]) -> np.ndarray:
+    return np.stack([read_film(content, SIZE) for content in films.values()])
+
+
+@pytest.fixture(scope="module")
+def package(pixels: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Package:
+    """Return a package whose operating point has a part in every probability and parts the films in two."""
+    folder = tmp_path_factory.mktemp("package")
+    keras.utils.set_random_seed(1)
+    model = build_model(ModelParams(backbone="tiny", weights="none", image_size=SIZE, dropout=0.0, head="sigmoid"))
+    kernel, bias = model.get_layer("logit").get_weights()
+    factor = 2 / predict_log_odds(model, pixels).std()
+    model.get_layer("logit").set_weights([factor * kernel, bias])
+    save_model(model, folder / "finetuned.keras")
+    point = OperatingPoint(image_size=SIZE, flip=True, temperature=1.7, threshold=0.5, rule="youden")
+    threshold = float(np.median(predict_probabilities(model, pixels, point)))
+    write_json(point.model_copy(update={"threshold": threshold}).model_dump(), folder / "operating_point.json")
+    write_table(SAID, folder / "predictions.csv")
+    (folder / "model_card.md").write_text("# Model card\n")
+    names = ("finetuned.keras", "operating_point.json", "predictions.csv", "model_card.md")
+    return Package(*(folder / name for name in names))
+
+
+@pytest.fixture(scope="module")
+def changed(package: Package, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Package]:
+    """Return packages in which one file differs, by the name of that file in a package."""
+    found = {}
+    for name, path in package._asdict().items():
+        other = tmp_path_factory.mktemp(name) / path.name
+        content = path.read_text() if path.suffix != ".keras" else ""
+        other.write_text(content.replace('"rule": "youden"', '"rule": "f1"').replace("0.9", "0.8").replace("#", "##"))
+        assert sha256_file(other) != sha256_file(path)
+        found[name] = package._replace(**{name: other})
+    return found
+
+
+def register(package: Package) -> ModelVersion:
+    """Register a package as the stage does."""
+    with mlflow.start_run(experiment_id=connect()) as made:
+        pass
+    return register_package(made, package, TAGS, NOTICE)
+
+
+@pytest.fixture(scope="module")
+def registered(
+    package: Package, changed: dict[str, Package], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[ModelVersion]]:
+    """Return a store and what was registered: a package, another threshold, other predictions, the first again."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.chdir(tmp_path_factory.mktemp("registered"))
-        for model in models.values():
-            register(model)
+        versions = [register(p) for p in (package, changed["operating_point"], changed["predictions"], package)]
         mlflow.set_tracking_uri(None)  # pyright: ignore[reportArgumentType]
-        return Path.cwd() / "mlruns/mlflow.db"
+        return Path.cwd() / "mlruns/mlflow.db", versions
 
 
 @pytest.fixture(autouse=True)
-def project(registered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Work in a project with a copy of that store."""
+def store(registered: tuple[Path, list[ModelVersion]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator:
+    """Work in a project with a copy of that store; the files of its versions are not copied."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mlruns").mkdir()
-    shutil.copy(registered, tmp_path / "mlruns")
-    yield tmp_path
+    shutil.copy(registered[0], tmp_path / "mlruns")
+    connect()
+    yield
     mlflow.set_tracking_uri(None)  # pyright: ignore[reportArgumentType]
 
 
-def make_params(source: str = "phantom", **gates: float) -> Params:
-    data = REPOSITORY.data.model_copy(update={"source": source})
-    register = REPOSITORY.register_.model_copy(update=NO_FLOORS | gates)
-    return REPOSITORY.model_copy(update={"data": data, "register_": register})
+@pytest.fixture
+def stored(tmp_path: Path) -> Iterator[Path]:
+    """Return the files of version 1 as they lie in the store, to change."""
+    folder = download_version(get_version("1"))
+    shutil.copytree(folder, tmp_path / "before")
+    yield folder
+    shutil.rmtree(folder)
+    shutil.copytree(tmp_path / "before", folder)
 
 
-def register(model: Model) -> ModelVersion:
-    """Register a model of synthetic films as the stage does."""
-    with mlflow.start_run(experiment_id=connect()) as run:
-        pass
-    tags = {"recipe": "default", "test_roc_auc": str(model.metrics["roc_auc"]), "synthetic": "True"}
-    return register_model(run, model.path, model.size, tags, NOTICE)
+@pytest.fixture(scope="module")
+def elsewhere(
+    registered: tuple[Path, list[ModelVersion]], films: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    """Return what version 1 does in an empty folder, in a process that has neither the repository nor pickle."""
+    folder, empty = tmp_path_factory.mktemp("films"), tmp_path_factory.mktemp("empty")
+    for name, content in films.items():
+        (folder / name).write_bytes(content)
+    names = [str(folder / name) for name in films]
+    uri = f"sqlite:///{registered[0]}"
+    done = run(sys.executable, "-I", "-c", ELSEWHERE, *names, cwd=empty, MLFLOW_TRACKING_URI=uri,
+               MLFLOW_ALLOW_PICKLE_DESERIALIZATION="false")  # fmt: skip
+    return json.loads(done.stdout.splitlines()[-1])
 
 
-def offer(model: Model, films: Films, params: Params | None = None) -> tuple[str, list[Check]]:
-    """Ask for the promotion of a registered model, as one of the films of `params`."""
-    params = params or make_params()
-    version = find_version(sha256_file(model.path))
-    assert version
-    synthetic = str(bool(params.data.notice))
-    mlflow.MlflowClient().set_model_version_tag(MODEL_NAME, version.version, "synthetic", synthetic)
-    return consider(version, model.metrics, films.records, films.raw, params)
+def test_a_package_that_is_registered_again_keeps_its_version(registered: tuple[Path, list[ModelVersion]]):
+    first, *_, again = registered[1]
+    assert (first.version, again.version) == (1, 1)
 
 
-def find_champion() -> int | str | None:
-    champion = find_alias("champion")
-    return champion and champion.version
+def test_another_threshold_or_other_predictions_make_another_version(
+    registered: tuple[Path, list[ModelVersion]], changed: dict[str, Package]
+):
+    assert [version.version for version in registered[1][1:3]] == [2, 3]
+    found = find_version(changed["predictions"].sha256)
+    assert found and found.version == 3
 
 
-def failed(checks: list[Check]) -> list[str]:
-    return [check.what for check in checks if not check.passed]
+@pytest.mark.parametrize(
+    "name, another", [("model", True), ("operating_point", True), ("predictions", True), ("model_card", False)]
+)
+def test_a_package_is_known_by_all_but_its_card(
+    package: Package, changed: dict[str, Package], name: str, another: bool
+):
+    assert (changed[name].sha256 != package.sha256) == another
 
 
-def test_a_file_that_is_registered_again_keeps_its_version(models: dict[str, Model]):
-    assert [register(models[name]).version for name in ("worse", "better")] == [1, 2]
-    assert len(mlflow.MlflowClient().search_model_versions(f"name = '{MODEL_NAME}'")) == 2
+def test_what_was_registered_last_is_the_challenger():
+    assert get_version("challenger").version == 1
 
 
-@pytest.mark.parametrize("name, version", [("worse", 1), ("better", 2)])
-def test_what_was_registered_last_is_the_challenger(models: dict[str, Model], name: str, version: int):
-    register(models[name])
-    challenger = find_alias("challenger")
-    assert challenger and challenger.version == version
-
-
-def test_a_version_carries_its_notice_and_tags_and_is_found_by_its_content(models: dict[str, Model]):
-    version = find_version(sha256_file(models["better"].path))
-    assert version and (version.version, version.description) == (2, NOTICE)
-    assert version.tags.items() >= {"recipe": "default", "synthetic": "True"}.items()
+def test_a_version_carries_its_notice_and_tags_and_is_found_by_its_content(package: Package):
+    version = find_version(package.sha256)
+    assert version and (version.version, version.description) == (1, NOTICE)
+    assert version.tags.items() >= (TAGS | {"model_sha256": sha256_file(package.model)}).items()
     assert find_version("0" * 64) is None
 
 
-def test_registering_does_not_change_the_tags_it_was_given(models: dict[str, Model]):
-    with mlflow.start_run(experiment_id=connect()) as run:
-        pass
-    register_model(run, models["better"].path, 32, tags := {"recipe": "default"}, "")
-    assert tags == {"recipe": "default"}
+def test_registering_does_not_change_the_tags_it_was_given():
+    assert TAGS == {"recipe": "default", "test_roc_auc": "0.9", "synthetic": "True"}
 
 
-def test_the_run_that_made_a_model_stays_finished(models: dict[str, Model]):
-    version = find_version(sha256_file(models["better"].path))
-    assert version and version.run_id
-    assert mlflow.get_run(version.run_id).info.status == "FINISHED"
+def test_the_run_that_made_a_model_stays_finished():
+    run_id = get_version("1").run_id
+    assert run_id
+    assert mlflow.get_run(run_id).info.status == "FINISHED"
 
 
-def test_a_version_has_a_signature_and_an_input_example():
-    connect()
-    info = mlflow.models.get_model_info(BETTER)
+def test_a_version_takes_files_and_says_so_in_its_signature_and_example():
+    info = mlflow.models.get_model_info(f"models:/{MODEL_NAME}/{get_version('1').version}")
     assert info.signature
-    assert [(spec.shape, str(spec.type)) for spec in info.signature.inputs.inputs] == [((-1, 32, 32), "uint8")]
-    assert [(spec.shape, str(spec.type)) for spec in info.signature.outputs.inputs] == [((-1,), "float64")]
+    assert info.signature.inputs.to_dict() == [{"type": "binary", "name": "film", "required": True}]
+    assert [(said["name"], said["type"]) for said in info.signature.outputs.to_dict()] == [
+        ("probability", "double"), ("decision", "string"),
+    ]  # fmt: skip
     assert info.saved_input_example_info
 
 
-def test_a_version_loads_without_pickle_and_says_what_the_pipeline_says(
-    models: dict[str, Model], films: Films, monkeypatch: pytest.MonkeyPatch
-):
-    connect()
-    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
-    images = read_split(films.records, films.raw, 32).images
-    expected = predict_probabilities(load_model(models["better"].path), images)
-    np.testing.assert_allclose(mlflow.pyfunc.load_model(BETTER).predict(images), expected, atol=1e-6)
+def test_a_version_holds_its_package_and_the_code(package: Package):
+    folder = download_version(get_version("1"))
+    for path in package:
+        assert (folder / "artifacts" / path.name).read_bytes() == path.read_bytes()
+    for name in ("pyfunc_model.py", "images.py", "predict.py"):
+        assert (folder / "code" / "pneumonia" / name).is_file()
 
 
 def test_a_version_holds_no_pickle():
-    connect()
-    names = [path.name for path in Path(mlflow.artifacts.download_artifacts(BETTER)).rglob("*")]
-    assert "better.keras" in names
-    assert not [name for name in names if name.endswith((".pkl", ".pickle"))]
+    files = download_version(get_version("1")).rglob("*")
+    assert not [path for path in files if path.suffix in (".pkl", ".pickle")]
 
 
-def test_a_version_refuses_films_of_another_size():
-    connect()
-    with pytest.raises(MlflowException, match="shape"):
-        mlflow.pyfunc.load_model(BETTER).predict(np.zeros((1, 48, 48), np.uint8))
+def test_a_version_requires_what_its_code_imports_and_nothing_else(elsewhere: dict[str, Any]):
+    folder, names = download_version(get_version("1")), set[str]()
+    for module in [folder / "pyfunc_model.py", *elsewhere["modules"]]:
+        for node in ast.walk(ast.parse(Path(module).read_text())):
+            names |= {alias.name for alias in node.names} if isinstance(node, ast.Import) else set()
+            names |= {node.module or ""} if isinstance(node, ast.ImportFrom) else set()
+    needed = {name.partition(".")[0] for name in names} - {*sys.stdlib_module_names, "pneumonia"}
+    lines = (folder / "requirements.txt").read_text().splitlines()
+    assert {line.partition("==")[0] for line in lines} == {DISTRIBUTIONS.get(name, name) for name in needed}
 
 
-@pytest.mark.parametrize("metric", ["roc_auc", "sensitivity", "specificity"])
-def test_each_floor_refuses_by_its_name(metric: str):
-    gates = REPOSITORY.register_.model_copy(update=NO_FLOORS | {f"min_{metric}": 0.8})
-    measured = {"roc_auc": 0.9, "sensitivity": 0.9, "specificity": 0.9}
-    assert failed(check_challenger(measured | {metric: 0.8}, None, gates)) == []
-    assert failed(check_challenger(measured | {metric: 0.79}, None, gates)) == [f"{metric} floor"]
-
-
-def test_the_first_model_above_the_floors_becomes_champion(models: dict[str, Model], films: Films):
-    outcome, checks = offer(models["better"], films)
-    assert (outcome, failed(checks), find_champion()) == ("version 2 is the new champion", [], 2)
-
-
-def test_a_model_below_a_floor_stays_challenger_even_without_a_champion(models: dict[str, Model], films: Films):
-    outcome, checks = offer(models["better"], films, make_params(min_roc_auc=1.0))
-    assert (outcome, failed(checks)) == ("version 2 stays challenger", ["roc_auc floor"])
-    assert find_champion() is None
-
-
-def test_a_better_challenger_takes_the_place_of_the_champion(models: dict[str, Model], films: Films):
-    offer(models["worse"], films)
-    outcome, checks = offer(models["better"], films)
-    assert (outcome, failed(checks), find_champion()) == ("version 2 is the new champion", [], 2)
-
-
-def test_a_worse_challenger_does_not(models: dict[str, Model], films: Films):
-    offer(models["better"], films)
-    outcome, checks = offer(models["worse"], films)
-    assert outcome == "version 1 stays challenger, champion is version 2"
-    assert failed(checks) == ["roc_auc of champion, less margin"]
-    assert find_champion() == 2
-
-
-def test_a_champion_is_measured_anew_and_not_believed(models: dict[str, Model], films: Films):
-    connect()
-    mlflow.MlflowClient().set_model_version_tag(MODEL_NAME, "1", "test_roc_auc", "1.0")
-    offer(models["worse"]._replace(metrics=models["worse"].metrics | {"roc_auc": 1.0}), films)
-    _, checks = offer(models["better"], films)
-    assert checks[-1].bound == pytest.approx(models["worse"].metrics["roc_auc"], abs=1e-6)
-    assert find_champion() == 2
-
-
-def find_better() -> ModelVersion:
-    connect()
-    return mlflow.MlflowClient().get_model_version(MODEL_NAME, "2")
-
-
-@pytest.mark.parametrize("stored, threshold", [(None, 0.5), (1e-9, 1e-9), (1.0, 1.0)])
-def test_a_version_is_measured_at_its_own_threshold(
-    models: dict[str, Model], films: Films, stored: float | None, threshold: float
+def test_a_version_says_elsewhere_what_the_pipeline_says_at_its_operating_point(
+    elsewhere: dict[str, Any], package: Package, pixels: np.ndarray
 ):
-    version = find_better()
-    if stored is not None:
-        mlflow.MlflowClient().set_model_version_tag(MODEL_NAME, version.version, "test_threshold", str(stored))
-    test = read_split(films.records, films.raw, 32)
-    said = predict_probabilities(load_model(models["better"].path), test.images)
-    measured = measure_version(find_better(), films.records, films.raw, make_params())
-    assert measured == pytest.approx(compute_metrics(test.labels, said, threshold), abs=1e-5)
+    model, point = load_model(package.model), OperatingPoint.read(package.operating_point)
+    expected = predict_probabilities(model, pixels, point)
+    assert elsewhere["columns"] == ["probability", "decision"]
+    np.testing.assert_allclose(elsewhere["probability"], expected, rtol=0, atol=1e-6)
+    for part in ({"flip": False}, {"temperature": 1.0}):  # else neither would have been tested
+        without = predict_probabilities(model, pixels, point.model_copy(update=part))
+        assert np.abs(without - expected).max() > 1e-3
 
 
-def test_a_version_is_measured_on_mirror_images_too_where_its_evaluation_was(models: dict[str, Model], films: Films):
-    version = find_better()
-    once = measure_version(version, films.records, films.raw, make_params())
-    mlflow.MlflowClient().set_model_version_tag(MODEL_NAME, version.version, "flip", "True")
-    twice = measure_version(find_better(), films.records, films.raw, make_params())
-    test = read_split(films.records, films.raw, 32)
-    said = predict_probabilities(load_model(models["better"].path), test.images, flip=True)
-    assert twice["loss"] == pytest.approx(compute_metrics(test.labels, said, 0.5)["loss"], abs=1e-5)
-    assert once["loss"] != twice["loss"]
+def test_a_version_decides_at_its_own_threshold(elsewhere: dict[str, Any], package: Package):
+    threshold = OperatingPoint.read(package.operating_point).threshold
+    called = ["PNEUMONIA" if said >= threshold else "NORMAL" for said in elsewhere["probability"]]
+    assert elsewhere["decision"] == called
+    assert set(called) == {"NORMAL", "PNEUMONIA"}
 
 
-def test_a_challenger_may_fall_short_of_the_champion_by_the_margin(models: dict[str, Model], films: Films):
-    offer(models["better"], films)
-    short = models["better"].metrics["roc_auc"] - models["worse"].metrics["roc_auc"]
-    assert "stays challenger" in offer(models["worse"], films, make_params(margin=0.9 * short))[0]
-    assert "new champion" in offer(models["worse"], films, make_params(margin=1.1 * short))[0]
+def test_a_version_runs_its_own_code_and_leaves_nothing_behind(elsewhere: dict[str, Any]):
+    code = download_version(get_version("1")) / "code"
+    assert [name for name in elsewhere["modules"] if not name.startswith(f"{code}/")] == []
+    assert elsewhere["left behind"] == []
 
 
-def test_a_model_of_synthetic_films_never_replaces_one_of_real_films(models: dict[str, Model], films: Films):
-    offer(models["worse"], films, make_params("kaggle"))
-    _, checks = offer(models["better"], films, make_params("phantom"))
-    assert failed(checks) == ["trained on real films, as the champion is"]
-    assert find_champion() == 1
+def test_a_file_that_is_no_film_is_named_with_the_reason(elsewhere: dict[str, Any]):
+    assert elsewhere["no film"] == "ImageRefusedError: film 2: not a JPEG or PNG file"
+    assert elsewhere["cut off"].startswith("ImageRefusedError: film 1: damaged or truncated")
 
 
-def test_a_model_of_real_films_may_replace_one_of_synthetic_films(models: dict[str, Model], films: Films):
-    offer(models["worse"], films, make_params("phantom"))
-    offer(models["better"], films, make_params("kaggle"))
-    assert find_champion() == 2
+def test_a_table_without_films_is_refused(elsewhere: dict[str, Any]):
+    assert "missing inputs ['film']" in elsewhere["other column"]
 
 
-def test_a_decision_on_the_same_evidence_is_not_taken_again(models: dict[str, Model], films: Films):
-    offer(models["better"], films)
-    _, checks = offer(models["worse"], films)
-    again = offer(models["worse"], films)
-    assert again == ("everything is up to date, version 1 stays challenger", checks)
+def test_predictions_come_back_as_they_were_stored():
+    pd.testing.assert_frame_equal(read_predictions(get_version("1")), SAID)
 
 
-@pytest.mark.parametrize("evidence", ["films", "gates"])
-def test_other_evidence_is_decided_anew(models: dict[str, Model], films: Films, evidence: str):
-    offer(models["better"], films)
-    offer(models["worse"], films)
-    fewer, params = films._replace(records=films.records[::2]), make_params(min_roc_auc=0.01)
-    outcome, _ = offer(models["worse"], fewer) if evidence == "films" else offer(models["worse"], films, params)
-    assert outcome == "version 1 stays challenger, champion is version 2"
+def test_predictions_that_are_gone_are_an_error_in_three_parts(stored: Path):
+    (stored / "artifacts/predictions.csv").unlink()
+    with pytest.raises(InputError, match=r"(?s)Version 1 .* no predictions.*Expected: .*Remedy: .*registry verify 1"):
+        read_predictions(get_version("1"))
 
 
-def test_the_champion_stays_what_it_is_when_it_is_offered_again(models: dict[str, Model], films: Films):
-    _, checks = offer(models["better"], films)
-    assert offer(models["better"], films) == ("everything is up to date, version 2 is the champion", checks)
+@pytest.mark.usefixtures("elsewhere")
+def test_a_version_is_well_after_registration_and_after_it_was_loaded():
+    assert [verify_version(version) for version in list_versions()] == [[], [], []]
 
 
-def test_a_store_that_cannot_be_reached_is_no_registry_without_a_champion(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(MlflowException, match="Connection refused"):
-        find_alias("champion")
+@pytest.mark.parametrize(
+    "path, named",
+    [("artifacts/finetuned.keras", None), ("artifacts/operating_point.json", None), ("MLmodel", None),
+     ("pyfunc_model.py", None), ("requirements.txt", None), ("code/pneumonia/predict.py", "code")],
+)  # fmt: skip
+def test_a_flipped_byte_is_found_and_named(stored: Path, path: str, named: str | None):
+    content = bytearray((stored / path).read_bytes())
+    content[len(content) // 2] ^= 1
+    (stored / path).write_bytes(content)
+    assert verify_version(get_version("1")) == [named or path]
 
 
-def test_both_aliases_are_described_in_a_line_each(models: dict[str, Model], films: Films):
-    offer(models["better"], films)
-    register(models["worse"])
-    better, worse = (models[name].metrics["roc_auc"] for name in ("better", "worse"))
+@pytest.mark.parametrize(
+    "path, named", [("artifacts/weights.bin", "artifacts/weights.bin"), ("code/pneumonia/utils.py", "code")]
+)
+def test_a_file_that_was_added_is_found_and_named(stored: Path, path: str, named: str):
+    (stored / path).touch()
+    assert verify_version(get_version("1")) == [named]
+
+
+@pytest.mark.parametrize(
+    "path, named", [("artifacts/model_card.md", "artifacts/model_card.md"), ("code/pneumonia/tiny.py", "code")]
+)
+def test_a_file_that_was_removed_is_found_and_named(stored: Path, path: str, named: str):
+    (stored / path).unlink()
+    assert verify_version(get_version("1")) == [named]
+
+
+def test_a_file_of_the_code_under_another_name_is_found(stored: Path):
+    (stored / "code/pneumonia/tiny.py").rename(stored / "code/pneumonia/tiny2.py")
+    assert verify_version(get_version("1")) == ["code"]
+
+
+def test_all_that_changed_is_named(stored: Path):
+    for path in ("artifacts/predictions.csv", "artifacts/model_card.md"):
+        (stored / path).write_text("")
+    assert verify_version(get_version("1")) == ["artifacts/model_card.md", "artifacts/predictions.csv"]
+
+
+def test_a_version_without_digests_is_an_error_in_three_parts():
+    version = mlflow.MlflowClient().create_model_version(MODEL_NAME, "file:nowhere")
+    with pytest.raises(InputError, match=r"(?s)Version 4 .* no digests.*Expected: .*registered.*Remedy: .*dvc repro"):
+        verify_version(version)
+
+
+def test_a_version_is_found_by_its_number_and_by_its_alias():
+    promote("2", None, "", {}, "Ada")
+    assert [get_version(name).version for name in ("2", "3", "champion", "challenger")] == [2, 3, 2, 1]
+
+
+@pytest.mark.parametrize("number", ["9", "0", "-1", "1.5", "latest", "champion", ""])
+def test_a_version_that_is_not_there_is_an_error_that_lists_those_that_are(number: str):
+    with pytest.raises(InputError, match=rf"(?s)no version '{number}'.*one of \[1, 2, 3\].*registry list"):
+        get_version(number)
+
+
+def test_a_store_without_a_model_has_no_versions():
+    mlflow.MlflowClient().delete_registered_model(MODEL_NAME)
+    assert (list_versions(), describe_versions()) == ([], [])
+
+
+def test_versions_are_listed_the_latest_first():
+    assert [version.version for version in list_versions()] == [3, 2, 1]
+
+
+def test_both_aliases_are_described_in_a_line_each():
+    promote("3", None, "", {}, "Ada")
     assert describe_versions() == [
-        f"champion: version 2, test ROC AUC {better}, recipe default",
-        f"challenger: version 1, test ROC AUC {worse}, recipe default",
+        "champion: version 3, test ROC AUC 0.9, recipe default",
+        "challenger: version 1, test ROC AUC 0.9, recipe default",
     ]
+
+
+def test_a_champion_that_was_registered_by_hand_is_described_too():
+    mlflow.MlflowClient().create_model_version(MODEL_NAME, "file:nowhere")
+    promote("4", None, "", {}, "Ada")
+    assert describe_versions()[0] == "champion: version 4, test ROC AUC unknown, recipe unknown"

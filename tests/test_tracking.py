@@ -321,6 +321,15 @@ def test_an_evaluation_is_recorded_once_with_its_figures():
     assert mlflow.get_run(run.info.run_id).info.status == "FINISHED"
 
 
+def test_a_changed_figure_is_recorded_though_the_metrics_are_the_same():
+    run = train()
+    for content in (b"figure", b"another"):
+        Path("roc.png").write_bytes(content)
+        record_evaluation(run, {"roc_auc": 0.9}, [Path("roc.png")])
+    stored = mlflow.artifacts.download_artifacts(f"runs:/{run.info.run_id}/figures/roc.png")
+    assert Path(stored).read_bytes() == b"another"
+
+
 def test_another_evaluation_takes_the_place_of_the_first():
     run = train()
     for value in (0.9, 0.8):

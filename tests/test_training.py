@@ -18,10 +18,11 @@ from benchmarks.plain import wrap
 from pneumonia.activations import ActivationCache
 from pneumonia.augment import Dataset, Split
 from pneumonia.batches import Batches, draw_epoch
+from pneumonia.calibration import calibrate
 from pneumonia.model import build_model, freeze_below
 from pneumonia.params import CacheParams, ComputeParams, FitParams, ModelParams
 from pneumonia.phases import find_state, prepare
-from pneumonia.predict import predict_probabilities
+from pneumonia.predict import predict_log_odds
 from pneumonia.rate_finder import choose_learning_rate
 from pneumonia.training import describe_best, fit, make_deterministic
 
@@ -272,7 +273,7 @@ def test_the_model_is_left_with_the_weights_of_the_best_epoch(monitor: str, best
     history, model, _ = spoilt(monitor)
     row = history.iloc[getattr(history[monitor], best)()]
     assert row["epoch"] < 5, "the last epoch was best: this proves nothing"
-    probabilities = predict_probabilities(model, INVERTED.val.images)
+    probabilities = calibrate(predict_log_odds(model, INVERTED.val.images), 1.0)
     assert log_loss(INVERTED.val.labels, probabilities) == pytest.approx(row["val_loss"], rel=1e-3)
 
 
@@ -301,7 +302,7 @@ def test_class_weights_multiply_the_loss_of_training_and_not_of_validation():
 def test_measured_f1_and_accuracy_follow_from_probability_one_half():
     history, model = unbroken(EVERYTHING)
     best = history.iloc[int(history["val_loss"].argmin())]
-    calls, labels = predict_probabilities(model, DATASET.val.images) >= 0.5, DATASET.val.labels == 1
+    calls, labels = predict_log_odds(model, DATASET.val.images) >= 0, DATASET.val.labels == 1
     assert best["val_accuracy"] == pytest.approx(accuracy_score(labels, calls))
     assert best["val_f1"] == pytest.approx(f1_score(labels, calls))
 
