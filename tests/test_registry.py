@@ -45,7 +45,7 @@ SIZE = 32
 NOTICE = "Synthetic phantom films: no clinical meaning."
 TAGS = {"recipe": "default", "test_roc_auc": "0.9", "synthetic": "True"}
 SAID = pd.DataFrame({
-    "path": ["test/NORMAL/a.png", "test/PNEUMONIA/b.png"], "sha256": ["0" * 64, "1" * 64], "patient_id": ["007", "p8"],
+    "path": ["test/NORMAL/a.png", "test/PNEUMONIA/b.png"], "sha256": ["0" * 64, "1" * 64], "patient_id": ["007", "008"],
     "label": ["NORMAL", "PNEUMONIA"], "actual": [0, 1], "initial": [0.5, 0.5], "finetuned": [0.2, 0.9],
 })  # fmt: skip
 # Of import names, where it is another.
