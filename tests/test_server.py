@@ -1,6 +1,7 @@
 """`make server` runs MLflow on PostgreSQL; what it was told is there again when it is started again."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import mlflow
 import pandas as pd
 import pytest
 import requests
-from conftest import ROOT, clean_environment, run
+from conftest import ROOT, clean_environment, run, set_params
 from test_spool import find_port
 from test_tracking import DATASET, PARAMS, write_range_test
 
@@ -187,3 +188,29 @@ def test_without_postgresql_the_package_is_named(monkeypatch: pytest.MonkeyPatch
 
 def test_make_server_starts_it():
     assert "python -m pneumonia.server --port 5077" in run("make", "-n", "server", "PORT=5077", cwd=ROOT).stdout
+
+
+def test_a_pipeline_trains_without_the_server_and_registers_when_it_is_back(folder: Path, finished: Path) -> None:
+    port = find_port()
+    address = f"http://127.0.0.1:{port}"
+    set_params(finished, {"finetune": {"learning_rate": 0.02}})
+    away = run("dvc", "repro", cwd=finished, check=False, MLFLOW_TRACKING_URI=address)
+    assert re.findall(r"Running stage '(\w+)'", away.stdout) == ["finetune", "evaluate", "report", "register"]
+    assert away.returncode and "cannot be reached" in away.stderr and "Traceback" not in away.stderr
+    server = start(folder, port)
+    try:
+        done = run("dvc", "repro", cwd=finished, MLFLOW_TRACKING_URI=address)
+        assert re.findall(r"Running stage '(\w+)'", done.stdout) == ["register"]
+        assert not list((finished / "mlruns" / "spool").glob("[!.]*"))
+        mlflow.set_tracking_uri(address)
+        version = mlflow.MlflowClient().get_model_version_by_alias("pneumonia-classifier", "champion")
+        assert version.run_id
+        trained = mlflow.get_run(version.run_id)
+        assert "restored" not in trained.data.tags  # what waited was sent, nothing was made up from files
+        assert trained.data.params["finetune.learning_rate"] == "0.02"
+        verified = run(
+            sys.executable, "-m", "pneumonia", "registry", "verify", cwd=finished, MLFLOW_TRACKING_URI=address
+        )
+        assert "is what was registered" in verified.stdout
+    finally:
+        stop(server, folder, signal.SIGINT)
