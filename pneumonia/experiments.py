@@ -1,14 +1,16 @@
 """Run recipes as DVC experiments and set them side by side; rank the experiments of a sweep on validation."""
 
+import json
 import re
 import subprocess
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import dvc.api
 import mlflow
 import pandas as pd
+import yaml
+from dvc.api import DVCFileSystem
 
 from pneumonia.errors import InputError
 from pneumonia.params import Monitor
@@ -58,9 +60,11 @@ def _run(recipe: str, settings: list[str], variant: list[str]) -> str:
 
 def describe_experiment(name: str) -> dict[str, Any]:
     """Return what a DVC experiment is, reached on test, and took to train."""
-    params = dvc.api.params_show("params.yaml", rev=name)
-    tested = dvc.api.metrics_show("reports/metrics.json", rev=name)["finetuned"]
-    trained = dvc.api.metrics_show("reports/finetune.json", rev=name)
+    # `dvc.api.metrics_show` looks at the workspace too, and fails where nothing has run in it yet.
+    files = DVCFileSystem(rev=name)
+    params = yaml.safe_load(files.read_text("params.yaml"))
+    tested = json.loads(files.read_text("reports/metrics.json"))["finetuned"]
+    trained = json.loads(files.read_text("reports/finetune.json"))
     return {
         "experiment": name.removeprefix("compare-"),
         "backbone": params["model"]["backbone"],
