@@ -53,7 +53,9 @@ def test_both_ways_reach_the_same_on_validation_films(bench: Bench) -> None:
 
 def test_fine_tuning_goes_on_from_the_initial_phase(bench: Bench) -> None:
     for phases in bench.compared[CASE].values():
-        assert phases["finetune"].val_loss < phases["train"].val_loss
+        # A head that started anew would be at log 2 = 0.69; on noise a few steps may lead up or down.
+        assert phases["train"].val_loss < 0.55
+        assert phases["finetune"].val_loss == pytest.approx(phases["train"].val_loss, abs=0.02)
 
 
 def test_the_report_holds_both_ways_and_their_ratio(bench: Bench) -> None:
