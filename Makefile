@@ -10,7 +10,7 @@ export GX_ANALYTICS_ENABLED := false
 export MLFLOW_DISABLE_TELEMETRY := true
 PORT ?= 5000
 
-.PHONY: help setup setup-backbones setup-dev repro test lint format compare rank benchmark ui server lock clean-cache
+.PHONY: help setup setup-backbones setup-remotes setup-dev repro retrain pull push test lint format compare rank benchmark ui server lock clean-cache
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -18,6 +18,8 @@ help:  ## list the targets
 setup: .venv/requirements.txt  ## create .venv and install what is pinned in requirements.txt
 
 setup-backbones: .venv/requirements-backbones.txt  ## add weights of efficientnet_lite1 and 2, and KerasHub for resnet34's
+
+setup-remotes: .venv/requirements-remotes.txt  ## add what DVC needs for remotes on S3, Google Cloud, Azure and SSH
 
 setup-dev: .venv/requirements-dev.txt
 
@@ -32,11 +34,23 @@ repro: setup  ## run the pipeline: dvc repro
 	@dvc repro
 	@python -m pneumonia status
 
+# The shell reads BASE, RECIPE, SET and SOURCE from the environment: what people typed is never part of a command line.
+retrain: setup  ## run the pipeline and compare its model with BASE's, HEAD's by default; RECIPE=, SET="name=value", SOURCE=
+	@python -m pneumonia retrain --base "$${BASE:-HEAD}" --recipe "$$RECIPE" --set "$$SET" --source "$$SOURCE"
+
+pull:  ## fetch from DVC's remote, if there is one, all that dvc.lock names
+	@if dvc remote default; then dvc pull --run-cache --allow-missing; fi
+
+push:  ## store it there
+	@if dvc remote default; then dvc push --run-cache && echo "stored=true" >> "$${GITHUB_OUTPUT:-/dev/null}"; fi
+
 test: setup-dev lint  ## lint, types and tests
 	@python -m pytest
 
 lint: setup-dev
 	@ruff check && ruff format --check && basedpyright
+	@zizmor --quiet --offline --no-progress .github/workflows
+	@check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 format: setup-dev
 	@ruff check --fix && ruff format
@@ -62,8 +76,9 @@ COMPILE := uv pip compile pyproject.toml -q --universal --python-version 3.11 --
 lock:  ## pin what pyproject.toml names, with hashes; needs uv
 	$(COMPILE) -o requirements.txt
 	$(COMPILE) --extra backbones --constraint requirements.txt -o requirements-backbones.txt
+	$(COMPILE) --extra remotes --constraint requirements.txt -o requirements-remotes.txt
 	$(COMPILE) --extra server --constraint requirements.txt -o requirements-server.txt
-	$(COMPILE) --extra backbones --extra server --group dev --constraint requirements.txt -o requirements-dev.txt
+	$(COMPILE) --extra backbones --extra remotes --extra server --group dev --constraint requirements.txt -o requirements-dev.txt
 
 clean-cache:  ## delete cached activations and unfinished trainings
 	@rm -rf .cache

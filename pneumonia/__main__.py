@@ -3,7 +3,7 @@
 import argparse
 import json
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pandas as pd
 
@@ -47,6 +47,13 @@ def rank(by: Monitor) -> None:
     print(rank_experiments(by).to_string(float_format="{:.4g}".format))
 
 
+def retrain(**arguments: Any) -> None:
+    """Retrain as CI does, see pneumonia/retraining.py."""
+    from pneumonia.retraining import retrain
+
+    retrain(**arguments)
+
+
 def main() -> None:
     """Run one command."""
     parser = argparse.ArgumentParser(prog="python -m pneumonia", description=__doc__)
@@ -61,6 +68,13 @@ def main() -> None:
     ranked = added.add_parser("rank", help=rank.__doc__)
     ranked.add_argument("--by", choices=get_args(Monitor), default="val_loss", help="metric of the kept epoch")
     ranked.set_defaults(command=rank)
+    retrained = added.add_parser("retrain", help="run the pipeline and compare its model with another commit's")
+    retrained.add_argument("--base", default="HEAD", metavar="COMMIT", help="to compare with; HEAD by default")
+    retrained.add_argument("--recipe", default="", help="file in conf/recipe")
+    retrained.add_argument("--set", dest="settings", default="", metavar="'NAME=VALUE ...'", help="other parameters")
+    retrained.add_argument("--source", default="", help="data.source")
+    retrained.add_argument("--out", type=Path, default=Path("reports/retraining"), help="folder")
+    retrained.set_defaults(command=retrain)
     _add_registry(added.add_parser("registry", help="versions: list, show, promote, roll back, verify, sync"))
     arguments = vars(parser.parse_args())
     try:

@@ -1,13 +1,17 @@
 """Judge a challenger: against floors, and against the champion on test films that neither was trained on."""
 
 import json
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import mlflow
 import numpy as np
 import pandas as pd
 from mlflow.entities.model_registry import ModelVersion
 
+from pneumonia.errors import InputError
 from pneumonia.files import sha256_bytes
 from pneumonia.params import Gates
 from pneumonia.promotion import MODEL_NAME, find_alias, find_promoter, promote, read_audit
@@ -25,15 +29,42 @@ class Check:
     passed: bool
 
 
-def check_floors(version: ModelVersion, gates: Gates) -> list[Check]:
-    """Compare the test metrics of a version with the floors, its calibration error with the ceiling."""
+@dataclass(frozen=True)
+class Evidence:
+    """What a model is judged by.
+
+    Attributes:
+        name: to call it by.
+        metrics: of its own test split, its threshold among them; what is missing counts as not reached.
+        synthetic: whether its films are.
+        crossing_patients: how many patients are on two sides of its split.
+        read: returns what it says of each of its test films, see the evaluate stage; None where that was not kept.
+    """
+
+    name: str
+    metrics: Mapping[str, float]
+    synthetic: bool
+    crossing_patients: int
+    read: Callable[[], pd.DataFrame] | None
+
+
+def find_evidence(version: ModelVersion, name: str) -> Evidence:
+    """Return what was registered with a version; without a digest, as by hand, there are no predictions."""
+    metrics = {tag.removeprefix("test_"): float(value) for tag, value in version.tags.items() if tag[:5] == "test_"}
+    crossing = int(version.tags.get("crossing_patients", "0"))
+    read = partial(read_predictions, version) if "package_sha256" in version.tags else None
+    return Evidence(name, metrics, version.tags.get("synthetic") == "True", crossing, read)
+
+
+def check_floors(model: Evidence, gates: Gates) -> list[Check]:
+    """Compare the test metrics of a model with the floors, its calibration error with the ceiling."""
     bounds = {
         "roc_auc": gates.min_roc_auc,
         "sensitivity": gates.min_sensitivity,
         "specificity": gates.min_specificity,
         "calibration_error": gates.max_calibration_error,
     }
-    values = {name: float(version.tags.get(f"test_{name}", "nan")) for name in bounds}  # what is missing fails
+    values = {name: model.metrics.get(name, float("nan")) for name in bounds}
     return [
         Check(f"{name} at most", values[name], bound, values[name] <= bound)
         if name == "calibration_error"
@@ -42,65 +73,73 @@ def check_floors(version: ModelVersion, gates: Gates) -> list[Check]:
     ]
 
 
-def check_against(champion: ModelVersion, challenger: ModelVersion, gates: Gates) -> list[Check]:
+def check_against(champion: Evidence, challenger: Evidence, gates: Gates) -> list[Check]:
     """Compare a challenger with the champion, if what they were trained on and tested with allows it.
 
     A model of synthetic films never replaces one of real films. The other way round a champion trained on synthetic
     films is no bar: no test film is in common, and floors are all that can be asked for. A model whose split lets
     patients cross never replaces one whose split does not, as it may have seen the patients of its test films.
     """
-    pair = {"challenger": challenger, "champion": champion}
-    kinds = ["synthetic" if version.tags.get("synthetic") == "True" else "real" for version in pair.values()]
+    pair = (challenger, champion)
+    kinds = ["synthetic" if model.synthetic else "real" for model in pair]
     if kinds[0] != kinds[1]:
         return [Check("trained on films that are", kinds[0], kinds[1], kinds[0] == "real")]
-    # As of a version that was registered by hand, or before this project kept them.
-    if unknown := [name for name, version in pair.items() if "package_sha256" not in version.tags]:
-        return [Check(f"predictions stored with the {' and the '.join(unknown)}", "none", "some", False)]
-    leaks = [int(version.tags["crossing_patients"]) for version in pair.values()]
-    if leaks[0] and not leaks[1]:
-        return [Check("patients on two sides of its split, at most", leaks[0], 0, False)]
+    if unknown := [model.name for model in pair if not model.read]:
+        return [Check(f"predictions stored with {' and '.join(unknown)}", "none", "some", False)]
+    if challenger.crossing_patients and not champion.crossing_patients:
+        return [Check("patients on two sides of its split, at most", challenger.crossing_patients, 0, False)]
     return check_non_inferior(champion, challenger, gates)
 
 
-def check_non_inferior(champion: ModelVersion, challenger: ModelVersion, gates: Gates) -> list[Check]:
+def check_non_inferior(champion: Evidence, challenger: Evidence, gates: Gates) -> list[Check]:
     """Compare a challenger with the champion on the test films of both, each at its own operating point.
 
     A film in both test splits was in neither training split. Non-inferiority: the paired 95 % interval of the
     difference in ROC AUC, drawn over patients, must lie above minus the margin. There is no comparison across test
     splits: without enough common films of both classes the challenger is refused.
     """
-    from pneumonia.intervals import compare_models  # scikit-learn is slow to import, and most commands compare nothing
-
     films = find_common_films(champion, challenger)
     count, classes = len(films), films["actual"].nunique()
     enough = [
-        Check("test films in common with the champion, at least", count, gates.min_common_films,
+        Check(f"test films in common with {champion.name}, at least", count, gates.min_common_films,
               count >= gates.min_common_films),
         Check("classes among these films", classes, 2, classes == 2),
     ]  # fmt: skip
     if not all(check.passed for check in enough):
         return enough
-    thresholds = (float(champion.tags["test_threshold"]), float(challenger.tags["test_threshold"]))
-    said = [films[f"finetuned_{name}"].to_numpy() for name in ("champion", "challenger")]
-    actual = films["actual"].to_numpy(np.uint8)
-    gains = compare_models(actual, said[0], said[1], thresholds, films["patient_id"].to_numpy())
+    gains = measure_gains(films, champion, challenger)
     low = round(float(gains["low"].to_numpy()[gains.index.get_loc("roc_auc")]), 6)
-    return [
-        *enough,
-        Check("roc_auc above the champion's, lower bound, at least", low, -gates.margin, low >= -gates.margin),
-    ]
+    what = f"roc_auc above {champion.name}'s, lower bound, at least"
+    return [*enough, Check(what, low, -gates.margin, low >= -gates.margin)]
 
 
-def find_common_films(champion: ModelVersion, challenger: ModelVersion) -> pd.DataFrame:
-    """Return the films, by SHA-256, that are in the test splits of both, with what each says of them."""
-    theirs, ours = read_predictions(champion), read_predictions(challenger)
+def find_common_films(champion: Evidence, challenger: Evidence) -> pd.DataFrame:
+    """Return the films, by SHA-256, that are in the test splits of both, with what each says of them.
+
+    Raises:
+        InputError: the predictions of one of them cannot be read.
+    """
+    assert champion.read and challenger.read
+    theirs, ours = champion.read(), challenger.read()
     common = theirs[["sha256", "finetuned"]].merge(ours, on="sha256", suffixes=("_champion", "_challenger"))
     return common.drop_duplicates("sha256")
 
 
+def measure_gains(films: pd.DataFrame, champion: Evidence, challenger: Evidence) -> pd.DataFrame:
+    """Return by how much the challenger exceeds the champion on common films, see `intervals.compare_models`."""
+    from pneumonia.intervals import compare_models  # scikit-learn is slow to import, and most commands compare nothing
+
+    said = [films[f"finetuned_{name}"].to_numpy() for name in ("champion", "challenger")]
+    thresholds = (champion.metrics["threshold"], challenger.metrics["threshold"])
+    actual = films["actual"].to_numpy(np.uint8)
+    return compare_models(actual, said[0], said[1], thresholds, films["patient_id"].to_numpy())
+
+
 def judge(version: ModelVersion, champion: ModelVersion | None, gates: Gates) -> list[Check]:
     """Return all that a version is asked for before it becomes champion in place of another."""
-    return check_floors(version, gates) + (check_against(champion, version, gates) if champion else [])
+    model = find_evidence(version, "the challenger")
+    against = check_against(find_evidence(champion, "the champion"), model, gates) if champion else []
+    return check_floors(model, gates) + against
 
 
 def consider(version: ModelVersion, gates: Gates) -> tuple[str, list[Check]]:
@@ -117,7 +156,8 @@ def consider(version: ModelVersion, gates: Gates) -> tuple[str, list[Check]]:
     if champion and champion.version == version.version:
         return f"everything is up to date, version {version.version} is the champion", read_checks(version)
     undone = was_rolled_back(version)
-    evidence = [champion and str(champion.version), version.tags["package_sha256"], gates.model_dump(), undone]
+    allowed = may_promote()
+    evidence = [champion and str(champion.version), version.tags["package_sha256"], gates.model_dump(), undone, allowed]
     key = sha256_bytes(json.dumps(evidence).encode())
     stays = f"version {version.version} stays challenger" + (
         f", champion is version {champion.version}" if champion else ""
@@ -128,10 +168,27 @@ def consider(version: ModelVersion, gates: Gates) -> tuple[str, list[Check]]:
     if undone:  # for what no gate sees, so a person decides
         checks.append(Check("rolled back since it was champion", "yes", "no", False))
     if all(check.passed for check in checks):
-        promote_judged(version, champion, checks, "passed all gates")
-        stays = f"version {version.version} is the new champion"
+        if allowed:
+            promote_judged(version, champion, checks, "passed all gates")
+            stays = f"version {version.version} is the new champion"
+        else:
+            stays += "; it passed all gates, but PNEUMONIA_PROMOTE is false"
     keep_checks(version, checks, key)
     return stays, checks
+
+
+def may_promote() -> bool:
+    """Tell whether this environment may make a version champion: PNEUMONIA_PROMOTE, true unless it is set.
+
+    Raises:
+        InputError: it is neither true nor false.
+    """
+    said = os.environ.get("PNEUMONIA_PROMOTE", "") or "true"
+    if said not in ("true", "false"):
+        raise InputError(
+            f"PNEUMONIA_PROMOTE is {said!r}.", expected="true or false", remedy="set it to one, or unset it"
+        )
+    return said == "true"
 
 
 def was_rolled_back(version: ModelVersion) -> bool:

@@ -40,9 +40,7 @@ def test_make_lists_its_targets() -> None:
     assert "run the pipeline: dvc repro" in run("make", cwd=ROOT).stdout
 
 
-@pytest.mark.parametrize(
-    "lock", ["requirements.txt", "requirements-backbones.txt", "requirements-server.txt", "requirements-dev.txt"]
-)
+@pytest.mark.parametrize("lock", sorted(path.name for path in ROOT.glob("requirements*.txt")))
 def test_requirements_are_pinned_and_hashed_and_name_no_registry(lock: str) -> None:
     text = (ROOT / lock).read_text()
     packages = re.findall(r"^([a-z0-9._-]+)==\S+(?: ; .+)? \\\n    --hash=sha256:", text, re.MULTILINE)

@@ -14,8 +14,9 @@ import pytest
 from mlflow.entities.model_registry import ModelVersion
 
 from pneumonia import gate
+from pneumonia.errors import InputError
 from pneumonia.files import sha256_file
-from pneumonia.gate import Check, check_against, check_floors, consider, find_common_films, judge, read_checks
+from pneumonia.gate import Check, consider, find_evidence, judge, read_checks
 from pneumonia.intervals import compare_models
 from pneumonia.params import Gates
 from pneumonia.promotion import MODEL_NAME, PromotionRefusedError, find_alias, promote, read_audit, rollback
@@ -102,6 +103,20 @@ def crown(said: pd.DataFrame, **tags: str) -> ModelVersion:
     version, champion = register(said, **tags), find_alias("champion")
     promote(str(version.version), champion and str(champion.version), "", {}, "Ada")
     return version
+
+
+def check_floors(version: ModelVersion, gates: Gates) -> list[Check]:
+    return gate.check_floors(find_evidence(version, "the challenger"), gates)
+
+
+def check_against(champion: ModelVersion, challenger: ModelVersion, gates: Gates) -> list[Check]:
+    return gate.check_against(
+        find_evidence(champion, "the champion"), find_evidence(challenger, "the challenger"), gates
+    )
+
+
+def find_common_films(*versions: ModelVersion) -> pd.DataFrame:
+    return gate.find_common_films(*(find_evidence(version, "a model") for version in versions))
 
 
 def set_gates(**gates: Any) -> Gates:
@@ -295,6 +310,24 @@ def test_a_version_is_judged_by_its_floors_and_against_the_champion():
     against = check_against(champion, challenger, GATES)
     assert judge(challenger, champion, GATES) == check_floors(challenger, GATES) + against
     assert judge(challenger, None, GATES) == check_floors(challenger, GATES)
+
+
+def test_where_promotion_is_not_allowed_a_version_that_passes_stays_challenger_until_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    version = register(GOOD)
+    monkeypatch.setenv("PNEUMONIA_PROMOTE", "false")
+    outcome, checks = consider(version, GATES)
+    assert outcome == "version 1 stays challenger; it passed all gates, but PNEUMONIA_PROMOTE is false"
+    assert failed(checks) == [] and find_champion() is None
+    monkeypatch.setenv("PNEUMONIA_PROMOTE", "")
+    assert consider(find_version(1), GATES)[0] == "version 1 is the new champion"
+
+
+def test_a_promotion_that_is_neither_allowed_nor_forbidden_is_an_error(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PNEUMONIA_PROMOTE", "yes")
+    with pytest.raises(InputError, match="PNEUMONIA_PROMOTE is 'yes'"):
+        consider(register(GOOD), GATES)
 
 
 def test_what_was_checked_is_kept_with_the_version_and_in_the_audit_trail():
