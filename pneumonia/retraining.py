@@ -132,7 +132,8 @@ def reproduce(revision: str) -> str:
             shutil.copy(settings, Path(folder, settings))
         run(["dvc", "cache", "dir", "-q", "--local", str(Path(".dvc/cache").resolve())])
         try:
-            run(["dvc", "repro", *_pulling(), "report"])
+            run(["dvc", "pull" if _has_remote() else "checkout", "-q", "--allow-missing"])
+            run(["dvc", "repro", "report"])
         except subprocess.CalledProcessError:
             raise InputError(
                 f"The pipeline of {revision} does not come to its end.",
@@ -260,10 +261,8 @@ def _find_commit(revision: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def _pulling() -> list[str]:
-    """Return the option to fetch what this machine lacks, which DVC refuses without a remote."""
-    found = subprocess.run(["dvc", "remote", "default"], capture_output=True, check=False).returncode == 0
-    return ["--pull"] * found
+def _has_remote() -> bool:
+    return subprocess.run(["dvc", "remote", "default"], capture_output=True, check=False).returncode == 0
 
 
 def _forget_stores() -> dict[str, str]:

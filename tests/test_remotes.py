@@ -7,7 +7,7 @@ from pathlib import Path
 
 import boto3
 import pytest
-from conftest import ROOT, run
+from conftest import ROOT, run, set_params
 from moto.server import ThreadedMotoServer
 
 KEYS = {"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "any", "AWS_DEFAULT_REGION": "us-east-1"}
@@ -36,8 +36,8 @@ def clone(project: Path, target: Path) -> Path:
     return target
 
 
-def repro(project: Path) -> list[str]:
-    return re.findall(r"Running stage '(\w+)'", run("dvc", "repro", cwd=project).stdout)
+def repro(project: Path, *targets: str) -> list[str]:
+    return re.findall(r"Running stage '(\w+)'", run("dvc", "repro", *targets, cwd=project).stdout)
 
 
 @pytest.mark.parametrize("kind", ["s3", "folder"])
@@ -55,6 +55,21 @@ def test_a_second_clone_pulls_everything_and_runs_no_stage_but_register(
     run("dvc", "pull", cwd=second)
     assert repro(second) == ["register"]
     assert run("git", "status", "--short", cwd=second).stdout == ""
+
+
+def test_films_tracked_by_a_pointer_reach_a_second_clone(project: Path, tmp_path: Path) -> None:
+    run("dvc", "repro", "fetch", cwd=project)
+    shutil.copytree(project / "data" / "raw", project / "data" / "external" / "films")
+    set_params(project, {"data": {"source": "folder", "path": "data/external/films"}})
+    run("dvc", "remote", "add", "-d", "storage", str(tmp_path / "remote"), cwd=project)
+    run("dvc", "add", "data/external/films", cwd=project)
+    run("dvc", "repro", "split", cwd=project)
+    commit(project)
+    run("make", "push", cwd=project)
+    second = clone(project, tmp_path / "second")
+    run("make", "pull", cwd=second)
+    assert repro(second, "split") == []
+    assert len(list((second / "data" / "external" / "films").glob("*/*/*.jpeg"))) == 60
 
 
 def test_without_a_remote_pull_and_push_say_so_and_do_nothing(finished: Path) -> None:
