@@ -10,7 +10,7 @@ export GX_ANALYTICS_ENABLED := false
 export MLFLOW_DISABLE_TELEMETRY := true
 PORT ?= 5000
 
-.PHONY: help setup setup-backbones setup-remotes setup-dev repro retrain pull push test lint format compare rank benchmark ui server lock clean-cache
+.PHONY: help setup setup-backbones setup-remotes setup-dev repro retrain pull push test lint format compare rank benchmark ui serve server lock clean-cache
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -20,6 +20,8 @@ setup: .venv/requirements.txt  ## create .venv and install what is pinned in req
 setup-backbones: .venv/requirements-backbones.txt  ## add weights of efficientnet_lite1 and 2, and KerasHub for resnet34's
 
 setup-remotes: .venv/requirements-remotes.txt  ## add what DVC needs for remotes on S3, Google Cloud, Azure and SSH
+
+setup-dicom: .venv/requirements-serve.txt  ## add decoders of compressed DICOM, and what `make serve` needs
 
 setup-dev: .venv/requirements-dev.txt
 
@@ -69,16 +71,20 @@ ui: setup  ## open the MLflow UI on this project's runs
 	@echo "http://127.0.0.1:$(PORT) shows the runs; stop with Ctrl+C."
 	@mlflow server --backend-store-uri sqlite:///mlruns/mlflow.db --host 127.0.0.1 --port $(PORT)
 
+serve: .venv/requirements-serve.txt  ## answer at http://127.0.0.1:8000: page, API and its documentation; MODEL=champion, PORT=8000
+	@python -m pneumonia.serve
+
 server: .venv/requirements-server.txt  ## run a tracking server on PostgreSQL; export MLFLOW_TRACKING_URI=http://127.0.0.1:5000 sends runs there
 	@python -m pneumonia.server --port $(PORT)
 
 COMPILE := uv pip compile pyproject.toml -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header
-lock:  ## pin what pyproject.toml names, with hashes; needs uv
-	$(COMPILE) -o requirements.txt
-	$(COMPILE) --extra backbones --constraint requirements.txt -o requirements-backbones.txt
-	$(COMPILE) --extra remotes --constraint requirements.txt -o requirements-remotes.txt
-	$(COMPILE) --extra server --constraint requirements.txt -o requirements-server.txt
-	$(COMPILE) --extra backbones --extra remotes --extra server --group dev --constraint requirements.txt -o requirements-dev.txt
+lock:  ## pin what pyproject.toml names, with hashes; needs uv. All of it at once, then parts of that
+	$(COMPILE) --all-extras --group dev -o requirements-dev.txt
+	$(COMPILE) --constraint requirements-dev.txt -o requirements.txt
+	$(COMPILE) --extra backbones --constraint requirements-dev.txt -o requirements-backbones.txt
+	$(COMPILE) --extra remotes --constraint requirements-dev.txt -o requirements-remotes.txt
+	$(COMPILE) --extra dicom --extra serve --constraint requirements-dev.txt -o requirements-serve.txt
+	$(COMPILE) --extra server --constraint requirements-dev.txt -o requirements-server.txt
 
 clean-cache:  ## delete cached activations and unfinished trainings
 	@rm -rf .cache

@@ -54,6 +54,13 @@ def retrain(**arguments: Any) -> None:
     retrain(**arguments)
 
 
+def predict(**arguments: Any) -> None:
+    """Answer for films, see pneumonia/batch.py."""
+    from pneumonia.batch import predict
+
+    predict(**arguments)
+
+
 def main() -> None:
     """Run one command."""
     parser = argparse.ArgumentParser(prog="python -m pneumonia", description=__doc__)
@@ -68,6 +75,14 @@ def main() -> None:
     ranked = added.add_parser("rank", help=rank.__doc__)
     ranked.add_argument("--by", choices=get_args(Monitor), default="val_loss", help="metric of the kept epoch")
     ranked.set_defaults(command=rank)
+    predicted = added.add_parser("predict", help="say of each film whether it shows pneumonia; not a medical device")
+    predicted.add_argument("paths", nargs="+", metavar="PATH", help="JPEG, PNG or DICOM files, folders, patterns")
+    predicted.add_argument("--model", default="champion", help="champion, challenger, a version, or a .keras file")
+    predicted.add_argument("--heatmap", type=Path, metavar="DIR", help="keep a picture of each film under its heat map")
+    machine = predicted.add_mutually_exclusive_group()
+    for kind in ("json", "csv"):
+        machine.add_argument(f"--{kind}", dest="output", action="store_const", const=kind, default="table")
+    predicted.set_defaults(command=predict)
     retrained = added.add_parser("retrain", help="run the pipeline and compare its model with another commit's")
     retrained.add_argument("--base", default="HEAD", metavar="COMMIT", help="to compare with; HEAD by default")
     retrained.add_argument("--recipe", default="", help="file in conf/recipe")

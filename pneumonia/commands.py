@@ -6,7 +6,7 @@ from pneumonia.errors import InputError
 from pneumonia.gate import Check, judge, promote_judged, read_checks
 from pneumonia.params import load_params
 from pneumonia.promotion import MODEL_NAME, Record, find_alias, find_promoter, read_audit, rollback
-from pneumonia.registry import get_version, list_versions, verify_version
+from pneumonia.registry import ensure_unchanged, get_version, list_versions
 from pneumonia.tracking import send_spooled
 
 LISTED = ("recipe", "data_source", "split", "test_roc_auc", "test_sensitivity", "test_specificity", "test_threshold")
@@ -74,16 +74,7 @@ def roll_back(reason: str) -> None:
 
 def verify(version: str) -> None:
     """Compare a stored version, byte by byte, with what was registered."""
-    found = get_version(version)
-    if changed := verify_version(found):
-        champion = find_alias("champion")
-        is_champion = champion is not None and champion.version == found.version
-        undo = 'python -m pneumonia registry rollback --reason "..."' if is_champion else "delete that version"
-        raise InputError(
-            f"Version {found.version} of {MODEL_NAME} is not what was registered: {', '.join(changed)} changed.",
-            expected="the digests that were kept when it was registered",
-            remedy=f"restore its files, or: {undo}",
-        )
+    ensure_unchanged(found := get_version(version))
     print(f"Version {found.version} is what was registered.")
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 from keras import layers, ops
+from matplotlib import colormaps
 
 from pneumonia.activations import run_batches
 from pneumonia.errors import InputError
@@ -38,10 +39,21 @@ def explain(model: keras.Model, images: Pixels, method: Method, batch_size: int 
     Raises:
         InputError: as in `locate_evidence`.
     """
-    positive = np.maximum(locate_evidence(model, images, method, batch_size), 0)
-    maps = tf.image.resize(positive[..., None], images.shape[1:]).numpy()[..., 0]
+    return enlarge(locate_evidence(model, images, method, batch_size), images.shape[1])
+
+
+def enlarge(evidence: Maps, side: int) -> Maps:
+    """Return maps of `locate_evidence` (n, height, width) as `explain` does."""
+    maps = tf.image.resize(np.maximum(evidence, 0)[..., None], (side, side)).numpy()[..., 0]
     highest = maps.max(axis=(1, 2), keepdims=True)
     return np.divide(maps, highest, out=np.zeros_like(maps), where=highest > 0)
+
+
+def overlay(film: Pixels, heatmap: Maps, opacity: float = 0.6) -> Pixels:
+    """Return a film (side, side) under its heat map as RGB; `opacity`, 0 to 1, is that of the hottest place."""
+    weight = opacity * heatmap[..., None]
+    colours = colormaps["inferno"](heatmap)[..., :3] * 255
+    return (film[..., None] * (1 - weight) + colours * weight).round().astype(np.uint8)
 
 
 def locate_evidence(model: keras.Model, images: Pixels, method: Method, batch_size: int = 16) -> Maps:
@@ -58,14 +70,24 @@ def locate_evidence(model: keras.Model, images: Pixels, method: Method, batch_si
     Raises:
         InputError: cam is asked of a head other than global average pooling and linear layers.
     """
+    evidence = locate(model, method)
+    batches = [batch for _, batch in run_batches(evidence, images, batch_size)]
+    return np.concatenate([np.empty((0, *evidence.output_shape[1:]), np.float32), *batches])
+
+
+def locate(model: keras.Model, method: Method) -> keras.Model:
+    """Return a model that takes films (n, side, side, 1) and gives what `locate_evidence` does.
+
+    Raises:
+        InputError: as there.
+    """
     head = model.layers[model.layers.index(get_backbone(model)) + 1 :]
     features = head[0].input
     if method == "cam":
         evidence = ops.squeeze(ops.matmul(features, _weigh_features(head) / prod(features.shape[1:3])), -1)
     else:
         evidence = _GradCam(keras.Model(features, model.output))(features)
-    batches = [batch for _, batch in run_batches(keras.Model(model.input, evidence, name=method), images, batch_size)]
-    return np.concatenate([np.empty((0, *features.shape[1:3]), np.float32), *batches])
+    return keras.Model(model.input, evidence, name=method)
 
 
 class _GradCam(layers.Layer):

@@ -9,10 +9,12 @@ import numpy.typing as npt
 from PIL import Image
 
 warnings.simplefilter("error", Image.DecompressionBombWarning)  # refused in one way, not printed
+# What pydicom warns of is read all the same, or refused. Not set where it is read: that is in threads.
+warnings.filterwarnings("ignore", module="pydicom")
 
 Pixels = npt.NDArray[np.uint8]
 
-FORMATS = ("JPEG", "PNG")
+FORMATS = ("JPEG", "PNG")  # of Pillow; DICOM is read beside them
 MAX_PIXELS = 64_000_000  # three times the largest digital chest film; more is a mistake or an attack
 
 
@@ -22,11 +24,11 @@ class ImageRefusedError(ValueError):
 
 @dataclass(frozen=True)
 class Film:
-    """What validation keeps of a file: size in pixels, Pillow mode, standard deviation of its grey values."""
+    """What validation keeps of a file: size in pixels, how it stores them, standard deviation of its grey values."""
 
     width: int
     height: int
-    mode: str
+    mode: str  # Pillow's, or DICOM and photometric interpretation
     contrast: float
 
 
@@ -36,8 +38,8 @@ def describe_film(content: bytes) -> Film:
     Raises:
         ImageRefusedError: the file is empty, damaged, truncated, too large or of another format.
     """
-    image = _open(content)
-    width, height, mode = image.width, image.height, image.mode
+    image, mode = _open(content)
+    width, height = image.size
     return Film(width, height, mode, float(_grey(image, at_least=64).std()))
 
 
@@ -48,7 +50,7 @@ def read_film(content: bytes, size: int) -> Pixels:
     the interpolation does and is several times faster. Transparency is ignored; 16 bits are scaled to 8.
 
     Args:
-        content: bytes of a JPEG or PNG file.
+        content: bytes of a JPEG, PNG or DICOM file.
         size: side of the square in pixels.
 
     Returns:
@@ -57,22 +59,32 @@ def read_film(content: bytes, size: int) -> Pixels:
     Raises:
         ImageRefusedError: as in `describe_film`.
     """
-    grey = Image.fromarray(_grey(_open(content), at_least=size))
-    return np.asarray(grey.resize((size, size), Image.Resampling.BILINEAR))
+    return stretch(_grey(_open(content)[0], at_least=size), size)
 
 
-def _open(content: bytes) -> Image.Image:
+def stretch(grey: Pixels, size: int) -> Pixels:
+    """Stretch grey values (height, width) to a square (size, size)."""
+    return np.asarray(Image.fromarray(grey).resize((size, size), Image.Resampling.BILINEAR))
+
+
+def _open(content: bytes) -> tuple[Image.Image, str]:
+    """Return an image, which may still have to be decoded, and its mode."""
     if not content:
         raise ImageRefusedError("empty file")
+    if content[128:132] == b"DICM":
+        from pneumonia.dicom import read_dicom  # pydicom is slow to import, and most stages and films do without
+
+        grey, photometric = read_dicom(content)
+        return Image.fromarray(grey), f"DICOM {photometric}"
     try:
         image = Image.open(BytesIO(content), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageRefusedError(f"more than {MAX_PIXELS:,} pixels") from None
     except (OSError, SyntaxError, ValueError):
-        raise ImageRefusedError(f"not a {' or '.join(FORMATS)} file") from None
+        raise ImageRefusedError(f"not a {', '.join(FORMATS)} or DICOM file") from None
     if image.width * image.height > MAX_PIXELS:
         raise ImageRefusedError(f"more than {MAX_PIXELS:,} pixels")
-    return image
+    return image, image.mode
 
 
 def _grey(image: Image.Image, at_least: int) -> Pixels:

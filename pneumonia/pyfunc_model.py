@@ -1,5 +1,8 @@
-"""The registered model as MLflow loads it: code, a .keras file and its operating point; no pickle."""
+"""The registered model as MLflow loads it: code, a .keras file and what it is used with; no pickle."""
 
+import base64
+import binascii
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,37 +11,52 @@ import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
-from pneumonia.images import ImageRefusedError, Pixels, read_film
-from pneumonia.model import load_model
-from pneumonia.operating_point import OperatingPoint
-from pneumonia.predict import predict_probabilities
+from pneumonia.images import ImageRefusedError, Pixels
+from pneumonia.predictor import Predictor
 
 
 class PneumoniaClassifier(PythonModel):
-    """Bytes of JPEG or PNG files in, calibrated probability of pneumonia and decision out."""
+    """Films in, calibrated probability of pneumonia and decision out.
+
+    A film is the bytes of a JPEG, PNG or DICOM file, these in base64, the path of one, or grey values 0 to 255 as
+    numpy.uint8 (height, width) or a list of lists. A server does not take paths: they would be those of its own files.
+    """
 
     def load_context(self, context: Any) -> None:
-        """Load model and operating point from the version's artifacts."""
-        self.model = load_model(Path(context.artifacts["model"]))
-        self.point = OperatingPoint.read(Path(context.artifacts["operating_point"]))
+        """Load the model and what it is used with from the version's artifacts."""
+        self.predictor = Predictor.read(Path(context.artifacts["model"]))
 
     # MLflow warns without a type hint and infers a schema from most; this one keeps the signature that is logged.
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> Any:
-        """Return a table with columns probability and decision for files in the column film.
+        """Return a table with columns probability, decision and novel for the column film.
+
+        Novel is what does not look like a frontal chest radiograph; the rest means nothing then.
 
         Raises:
             ImageRefusedError: one of them is no usable film.
         """
-        films = [self._read(number, content) for number, content in enumerate(model_input["film"], 1)]
-        probabilities = predict_probabilities(self.model, np.stack(films), self.point)
-        called = np.where(probabilities >= self.point.threshold, *reversed(self.point.classes))
-        return pd.DataFrame({"probability": probabilities, "decision": called})
+        films = [self._read(number, film) for number, film in enumerate(model_input["film"], 1)]
+        answers = self.predictor.predict(np.stack(films))
+        return pd.DataFrame([vars(answer) for answer in answers])[["probability", "decision", "novel"]]
 
-    def _read(self, number: int, content: bytes) -> Pixels:
+    def _read(self, number: int, film: Any) -> Pixels:
         try:
-            return read_film(content, self.point.image_size)
-        except ImageRefusedError as error:
+            if isinstance(film, str):
+                film = _decode(film)
+            if isinstance(film, bytes):
+                return self.predictor.read_film(film)
+            return self.predictor.read_pixels(np.asarray(film))
+        except (ImageRefusedError, OSError) as error:
             raise ImageRefusedError(f"film {number}: {error}") from None
+
+
+def _decode(film: str) -> bytes:
+    try:
+        return base64.b64decode(film, validate=True)
+    except binascii.Error:
+        if "mlflow.pyfunc.scoring_server" in sys.modules:
+            raise ImageRefusedError("neither base64 nor grey values") from None
+        return Path(film).read_bytes()
 
 
 set_model(PneumoniaClassifier())

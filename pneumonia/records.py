@@ -21,7 +21,7 @@ DTYPES = {
     "sha256": "str",
     "width": "int64",  # pixels
     "height": "int64",
-    "mode": "str",  # Pillow's
+    "mode": "str",  # Pillow's, or DICOM and photometric interpretation
     "contrast": "float64",  # standard deviation of grey values
 }
 REFUSED_DTYPES = {"path": "str", "reason": "str"}

@@ -13,6 +13,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
+from mlflow.types.schema import AnyType
 from PIL import Image
 
 from pneumonia.errors import InputError
@@ -33,19 +34,21 @@ class Package(NamedTuple):
     Attributes:
         model: .keras file.
         operating_point: JSON, see `OperatingPoint`.
+        novelty: .npz file, see `Novelty`.
         predictions: what the model says of each test film, as the evaluate stage writes it.
         model_card: Markdown.
     """
 
     model: Path
     operating_point: Path
+    novelty: Path
     predictions: Path
     model_card: Path
 
     @property
     def sha256(self) -> str:
-        """What identifies a version: model, operating point, and what it says of which films."""
-        return sha256_bytes("".join(sha256_file(path) for path in self[:3]).encode())
+        """What identifies a version: model, operating point, novelty, and what it says of which films."""
+        return sha256_bytes("".join(sha256_file(path) for path in self[:4]).encode())
 
 
 def find_version(sha256: str) -> ModelVersion | None:
@@ -97,8 +100,9 @@ def register_package(run: Run, package: Package, tags: dict[str, str], notice: s
 
 
 def _create_version(run: Run, package: Package, tags: dict[str, str], notice: str) -> ModelVersion:
-    film = Schema([ColSpec(DataType.binary, "film")])
-    said = Schema([ColSpec(DataType.double, "probability"), ColSpec(DataType.string, "decision")])
+    film = Schema([ColSpec(AnyType(), "film")])
+    columns = {"probability": DataType.double, "decision": DataType.string, "novel": DataType.boolean}
+    said = Schema([ColSpec(kind, name) for name, kind in columns.items()])
     mlflow.start_run(run_id=run.info.run_id)
     try:
         with warnings.catch_warnings():
@@ -175,6 +179,23 @@ def verify_version(version: ModelVersion) -> list[str]:
         )
     expected, found = json.loads(version.tags["digests"]), _digest(download_version(version))
     return [name for name in sorted(expected | found) if expected.get(name) != found.get(name)]
+
+
+def ensure_unchanged(version: ModelVersion) -> None:
+    """Refuse a stored version that is not what was registered.
+
+    Raises:
+        InputError: a file differs, or there are no digests.
+    """
+    if changed := verify_version(version):
+        champion = find_alias("champion")
+        is_champion = champion is not None and champion.version == version.version
+        undo = 'python -m pneumonia registry rollback --reason "..."' if is_champion else "delete that version"
+        raise InputError(
+            f"Version {version.version} of {MODEL_NAME} is not what was registered: {', '.join(changed)} changed.",
+            expected="the digests that were kept when it was registered",
+            remedy=f"restore its files, or: {undo}",
+        )
 
 
 def describe_versions() -> list[str]:

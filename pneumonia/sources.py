@@ -25,6 +25,7 @@ MENDELEY_SHA256 = "13efc055629733dbab07877f8b3c9f81097840dbcdaa326a8542322c2281c
 
 _SPLITS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
 _LABELS = {"normal": "NORMAL", "pneumonia": "PNEUMONIA"}
+_DICOM = (".dcm", ".dicom")  # whether mimetypes knows them depends on the machine
 _JUNK = (".*", "__macosx", "thumbs.db", "desktop.ini", "readme", "readme.*", "licen[cs]e*")
 _SOURCES = "or choose data.source=phantom (no download), mendeley, kaggle, or data.source=folder with data.path"
 _RETRIES = Retry(total=3, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504))
@@ -135,7 +136,7 @@ def _match(folder: Path, names: dict[str, str]) -> dict[str, Path]:
             matched[name] = entry
         elif entry.is_dir() and not (names is _SPLITS and _known_names(entry) == _known_names(folder)):
             raise _not_laid_out(f"{entry} is an unknown folder.")
-        elif (mimetypes.guess_type(entry.name)[0] or "").startswith("image/"):
+        elif (mimetypes.guess_type(entry.name)[0] or "").startswith("image/") or entry.suffix.lower() in _DICOM:
             raise _not_laid_out(f"{entry} is an image outside of the class folders.")
     return matched
 

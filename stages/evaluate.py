@@ -18,6 +18,7 @@ from pneumonia.figures import draw_learning_curves
 from pneumonia.files import write_json
 from pneumonia.metrics import compute_metrics
 from pneumonia.model import load_model
+from pneumonia.novelty import fit_novelty, gather_features
 from pneumonia.params import CacheParams, ComputeParams, DataParams, EvaluateParams
 from pneumonia.predict import choose_operating_point, predict_log_odds
 from pneumonia.records import read_records
@@ -26,10 +27,10 @@ from pneumonia.stage import run_stage
 
 def evaluate(
     dataset: Path, splits: Path, initial: Path, finetuned: Path, train_history: Path, finetune_history: Path,
-    metrics: Path, point: Path, out: Path, params: EvaluateParams, data: DataParams, compute: ComputeParams,
-    limits: CacheParams,
+    metrics: Path, point: Path, novelty: Path, out: Path, params: EvaluateParams, data: DataParams,
+    compute: ComputeParams, limits: CacheParams,
 ) -> None:  # fmt: skip
-    """Write metrics, the fine-tuned model's operating point, and into the folder `out` tables and figures."""
+    """Write metrics, what the fine-tuned model is used with, and into the folder `out` tables and figures."""
     films, cache = read_dataset(dataset), ActivationCache(compute, limits)
     test = films.test
     records = find_records(read_records(splits), test)
@@ -50,6 +51,8 @@ def evaluate(
     write_calibration(out, test, log_odds["finetuned"], points["finetuned"], data.notice)
     draw_examples(out, test, models["finetuned"], said["finetuned"], points["finetuned"], params, data)
     write_json(points["finetuned"].model_dump(), point)
+    shown = (films.train.images[:: films.train.views], films.val.images)  # of its views the first is the film itself
+    fit_novelty(*(gather_features(models["finetuned"], images, cache) for images in shown)).write(novelty)
     write_json(measured, metrics)
     print(pd.DataFrame(measured).to_string(float_format="{:.5g}".format))
 

@@ -20,8 +20,8 @@ from pneumonia.tracking import ensure_run, find_commit, link_initial_run, record
 @reaching("what this stage asks and tells")
 def register(
     dataset: Path, splits: Path, initial: Path, finetuned: Path, train_history: Path, finetune_history: Path,
-    train_range: Path, finetune_range: Path, metrics: Path, point: Path, evaluation: Path, report: Path, card: Path,
-    params: Params,
+    train_range: Path, finetune_range: Path, metrics: Path, point: Path, novelty: Path, evaluation: Path, report: Path,
+    card: Path, params: Params,
 ) -> None:  # fmt: skip
     """Leave a complete MLflow store behind, and say what was compared and decided."""
     measured = json.loads(metrics.read_text())
@@ -41,7 +41,7 @@ def register(
         "data_sha256": sha256_file(splits),
         "synthetic": str(bool(params.data.notice)),
     }
-    package = Package(finetuned, point, evaluation / "predictions.csv", card)
+    package = Package(finetuned, point, novelty, evaluation / "predictions.csv", card)
     version = register_package(runs["finetuned"], package, tags, params.data.notice)
     outcome, checks = consider(version, params.register_.gates)
     print(pd.DataFrame([vars(check) for check in checks]).to_string(index=False))

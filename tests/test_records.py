@@ -148,7 +148,7 @@ def test_refused_files_are_named_with_a_reason_and_set_aside(tmp_path: Path):
     assert reasons.keys() == {"cut.jpeg", "empty.jpeg", "notes.txt"}
     assert "truncated" in reasons["cut.jpeg"]
     assert reasons["empty.jpeg"] == "empty file"
-    assert reasons["notes.txt"] == "not a JPEG or PNG file"
+    assert reasons["notes.txt"] == "not a JPEG, PNG or DICOM file"
 
 
 @pytest.mark.parametrize("files", [{}, {"train/NORMAL/x.jpeg": b""}, {"train/NORMAL/x.jpeg": draw_film(9)}])

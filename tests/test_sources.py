@@ -129,6 +129,8 @@ class TestFaults:
             ([*SPLITS, "NORMAL/x.jpeg"], "NORMAL is an unknown folder"),
             ([*PAIR, "COVID/x.jpeg"], "COVID is an unknown folder"),
             ([*SPLITS, "test/x.jpeg"], "test/x.jpeg is an image outside"),
+            ([*SPLITS, "test/x.DCM"], "test/x.DCM is an image outside"),
+            ([*SPLITS, "test/x.dicom"], "test/x.dicom is an image outside"),
             ([*SPLITS, "train/NORMAL/deep/x.jpeg"], "train/NORMAL/deep is not a file"),
             ([*SPLITS, "validation/NORMAL/x.jpeg"], "both stand for val"),
             ([*PAIR, "normal/x.jpeg"], "both stand for NORMAL"),

@@ -1,0 +1,133 @@
+"""Answer for films with one model, wherever it was kept: command, API, page and MLflow all go through here."""
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Self
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from pneumonia.errors import InputError
+from pneumonia.heatmaps import Maps, enlarge, locate
+from pneumonia.images import ImageRefusedError, Pixels, read_film, stretch
+from pneumonia.model import load_model
+from pneumonia.novelty import Novelty, expose_channels, join_features
+from pneumonia.operating_point import OperatingPoint
+from pneumonia.predict import BATCH_SIZE
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is said of one film.
+
+    Attributes:
+        probability: calibrated, of pneumonia, 0 to 1.
+        decision: name of the class.
+        novelty: how far it is from the training films, in units of the distance from which an image is novel.
+        novel: it does not look like a frontal chest radiograph, and the rest means nothing.
+    """
+
+    probability: float
+    decision: str
+    novelty: float
+    novel: bool
+
+
+class Predictor:
+    """A model with all it takes to answer: loaded once, to be called from several threads.
+
+    Attributes:
+        name: of the registered version, or path of the model.
+        point: its operating point.
+        notice: warning that belongs to every answer; empty for a model of real films.
+        card: its model card in Markdown.
+    """
+
+    def __init__(self, model: keras.Model, point: OperatingPoint, novelty: Novelty, name: str = "", card: str = ""):
+        self.model, self.point, self.novelty, self.name, self.card = model, point, novelty, name, card
+        self.notice = ""
+        films = tf.TensorSpec((None, point.image_size, point.image_size, 1), tf.float32)  # of any number: traced once
+        both, evidence = expose_channels(model), locate(model, "grad_cam")
+        self._run: Callable[..., Any] = tf.function(lambda batch: both(batch, training=False), input_signature=[films])
+        self._locate: Callable[..., Any] = tf.function(lambda batch: evidence(batch), input_signature=[films])
+
+    @classmethod
+    def read(cls, model: Path, name: str = "") -> Self:
+        """Read a .keras file with operating_point.json and novelty.npz beside it, and the card if there is one.
+
+        Raises:
+            InputError: one of them is missing or damaged.
+        """
+        card = model.with_name("model_card.md")
+        if not model.is_file():
+            raise InputError(f"{model} is no file.", expected="a .keras file", remedy="dvc repro, or name another")
+        return cls(
+            load_model(model), OperatingPoint.read(model.with_name("operating_point.json")),
+            Novelty.read(model.with_name("novelty.npz")), name or str(model),
+            card.read_text() if card.exists() else "",
+        )  # fmt: skip
+
+    def read_film(self, content: bytes) -> Pixels:
+        """Decode a file as training did, see `images.read_film`."""
+        return read_film(content, self.point.image_size)
+
+    def read_pixels(self, grey: npt.NDArray[Any]) -> Pixels:
+        """Stretch grey values 0 to 255, integers (height, width), as those of a file.
+
+        Raises:
+            ImageRefusedError: they are something else.
+        """
+        if grey.ndim != 2 or not grey.size or grey.dtype.kind not in "iu" or grey.min() < 0 or grey.max() > 255:
+            raise ImageRefusedError("not grey values 0 to 255 of shape (height, width)")
+        return stretch(grey.astype(np.uint8), self.point.image_size)
+
+    def predict(self, images: Pixels) -> list[Answer]:
+        """Answer for films, grey values 0 to 255, uint8 (n, side, side)."""
+        said = self._forward(images)
+        log_odds = said[:, :1]
+        if self.point.flip:
+            log_odds = np.hstack([log_odds, self._forward(images[..., ::-1])[:, :1]])
+        probabilities = self.point.find_probabilities(log_odds.astype(np.float64).mean(axis=1))
+        scores = self.novelty.score(join_features(said[:, 1:], images))
+        return [
+            Answer(p, self.point.classes[p >= self.point.threshold], score / self.novelty.threshold, novel)
+            for p, score, novel in zip(
+                probabilities.tolist(), scores.tolist(), self.novelty.is_novel(scores).tolist(), strict=True
+            )
+        ]
+
+    def _forward(self, images: Pixels) -> npt.NDArray[np.float32]:
+        return self._run(tf.constant(images[..., None], tf.float32)).numpy()
+
+    def explain(self, images: Pixels) -> Maps:
+        """Return the heat map of each film, see `heatmaps.explain`."""
+        return enlarge(self._locate(tf.constant(images[..., None], tf.float32)).numpy(), self.point.image_size)
+
+    def stream(self, contents: Iterable[bytes]) -> Iterator[tuple[Pixels | None, Answer | ImageRefusedError]]:
+        """Yield film and answer, or why there is none, of each file in order; more are read while the model runs."""
+        with ThreadPoolExecutor() as pool:
+            rest = iter(contents)
+
+            def read_ahead() -> list[Future[Pixels | ImageRefusedError]]:
+                return [pool.submit(self.try_read, content) for content in islice(rest, BATCH_SIZE)]
+
+            following = read_ahead()
+            while current := following:
+                following = read_ahead()
+                read = [future.result() for future in current]
+                films = [film for film in read if isinstance(film, np.ndarray)]
+                answers = iter(self.predict(np.stack(films)) if films else [])
+                for film in read:
+                    yield (film, next(answers)) if isinstance(film, np.ndarray) else (None, film)
+
+    def try_read(self, content: bytes) -> Pixels | ImageRefusedError:
+        """Return the film, or why it is refused."""
+        try:
+            return self.read_film(content)
+        except ImageRefusedError as error:
+            return error
