@@ -20,13 +20,10 @@ logging.getLogger("pydicom").propagate = False  # what it warns of it logs too, 
 
 # All that is read: no name can get into a message, and no error in a name refuses a film.
 _READ: list[BaseTag | int] = [
-    Tag(keyword)
-    for keyword in (
-        *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated"),
-        *("BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit", "PixelData"),
-        *("ModalityLUTSequence", "RescaleSlope", "RescaleIntercept", "VOILUTSequence", "VOILUTFunction"),
-        *("WindowCenter", "WindowWidth", "PresentationLUTShape"),
-    )
+    *map(Tag, ("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "PixelData")),
+    *map(Tag, ("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue")),
+    *map(Tag, ("PixelPaddingRangeLimit", "ModalityLUTSequence", "RescaleSlope", "RescaleIntercept", "VOILUTSequence")),
+    *map(Tag, ("VOILUTFunction", "WindowCenter", "WindowWidth", "PresentationLUTShape")),
 ]
 # One decoder each, whatever else is installed: the same file gives the same pixels everywhere.
 # Deflated files are left out: pydicom inflates them without a limit.
@@ -76,7 +73,7 @@ def _parse(content: bytes) -> tuple[Dataset, uid.UID]:
     meta = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
     syntax = uid.UID(meta.get("TransferSyntaxUID") or "")
     if syntax not in _DECODERS:
-        _refuse(f"transfer syntax {syntax.name if syntax.is_valid else 'unknown'}, which is not supported")
+        _refuse(f"transfer syntax {syntax.name if syntax.is_valid else 'unknown'} is not supported")
     return read_dataset(stream, syntax.is_implicit_VR, syntax.is_little_endian, specific_tags=_READ), syntax
 
 
@@ -103,7 +100,7 @@ def _check(film: Dataset) -> None:
 def _decode(film: Dataset, syntax: uid.UID) -> npt.NDArray[np.integer]:
     decoder, name = get_decoder(syntax), _DECODERS[syntax]
     if name not in ("", *decoder.available_plugins):
-        _refuse(f"transfer syntax {syntax.name}, whose decoder is not installed: make setup-dicom")
+        _refuse(f"transfer syntax {syntax.name} needs a decoder that is not installed: make setup-dicom")
     if name == "pylibjpeg":  # takes the memory that the JPEG asks for, whatever the DICOM header says
         sizes = set(_FRAME.findall(get_frame(film.PixelData, 0, number_of_frames=1)))
         if sizes != {pack(">HH", film.Rows, film.Columns)}:
@@ -136,12 +133,11 @@ def _apply_voi(
     film: Dataset, values: npt.NDArray[np.floating], used: npt.NDArray[np.bool_]
 ) -> tuple[npt.NDArray[np.number], float, float]:
     """Return values to show, and which of them are black and white."""
-    if film.get("VOILUTSequence"):
-        lut = film.VOILUTSequence[0]
-        entries, first, bits = lut.LUTDescriptor
+    if luts := film.get("VOILUTSequence"):
+        entries, first, bits = luts[0].LUTDescriptor
         if not 8 <= bits <= 16:
             _refuse("a VOI LUT of other than 8 to 16 bits")
-        lut.LUTDescriptor = [entries, first, 16]  # pydicom counts entries in `bits` bits, which wraps at 8
+        luts[0].LUTDescriptor = [entries, first, 16]  # pydicom counts entries in `bits` bits, which wraps at 8
         inside = np.clip(np.rint(values), first, first + (entries or 2**16) - 1)
         return apply_voi(inside.astype(int), film), 0, 2**bits - 1
     if None not in (film.get("WindowCenter"), film.get("WindowWidth")):

@@ -23,8 +23,8 @@ from pneumonia.tracking import connect, find_versions
 
 # What a stored version needs to be loaded elsewhere.
 REQUIREMENTS = (
-    *("filelock", "keras", "mlflow", "numpy", "pandas", "pillow", "pydantic", "pyyaml", "scikit-learn", "scipy"),
-    *("tensorflow", "tqdm"),
+    *("filelock", "keras", "matplotlib", "mlflow", "numpy", "pandas", "pillow", "pydantic"),
+    *("pydicom", "pyyaml", "scikit-learn", "scipy", "tensorflow", "tqdm"),
 )
 
 

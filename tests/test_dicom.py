@@ -364,14 +364,14 @@ REFUSED = {
     "MPEG": (wrap(b"\0\0", uid.MPEG2MPML, SMALL), "transfer syntax MPEG2 Main Profile"),
     "private": (
         encode(SMALL).replace(uid.ExplicitVRLittleEndian.encode() + b"\0", b"1.2.840.113619.5.21\0"),
-        "transfer syntax 1.2.840.113619.5.21, which is not supported",
+        "transfer syntax 1.2.840.113619.5.21 is not supported",
     ),
-    "no transfer syntax": (shipped("meta_missing_tsyntax.dcm"), "transfer syntax unknown"),
-    "deflated": (shipped("image_dfl.dcm"), "Deflated Explicit VR Little Endian, which is not supported"),
+    "no transfer syntax": (shipped("meta_missing_tsyntax.dcm"), "transfer syntax unknown is not supported"),
+    "deflated": (shipped("image_dfl.dcm"), "Deflated Explicit VR Little Endian is not supported"),
     "RLE bomb": (wrap(RUNS, uid.RLELossless, SMALL), "more data than pixels"),
     "JPEG 2000 of another size": (lie(J2K, "Rows", 8, 97), "damaged, truncated or against"),
     "without preamble": (WAYS["8 bits"][132:], "not a JPEG, PNG or DICOM file"),
-    "only the magic": (bytes(128) + b"DICM", "transfer syntax unknown"),
+    "only the magic": (bytes(128) + b"DICM", "transfer syntax unknown is not supported"),
 }
 
 

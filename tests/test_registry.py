@@ -17,11 +17,13 @@ import pytest
 from conftest import run
 from mlflow.entities.model_registry import ModelVersion
 from PIL import Image
+from pydicom.data import get_testdata_file
 
 from pneumonia.errors import InputError
 from pneumonia.files import sha256_file, write_json
 from pneumonia.images import read_film
 from pneumonia.model import build_model, load_model, save_model
+from pneumonia.novelty import fit_novelty, gather_features
 from pneumonia.operating_point import OperatingPoint
 from pneumonia.params import ModelParams
 from pneumonia.predict import predict_log_odds, predict_probabilities
@@ -86,13 +88,14 @@ print(json.dumps({
 
 @pytest.fixture(scope="module")
 def films() -> dict[str, bytes]:
-    """Return the content of files of noise, by name: JPEG and PNG, larger than the model's input and not square."""
+    """Return the content of files, by name: JPEG and PNG of noise and a DICOM, larger than the model's input."""
     found, rng = {}, np.random.default_rng(0)
     for number in range(6):
         image, buffer = Image.fromarray(rng.integers(0, 256, (50, 40), dtype=np.uint8)), BytesIO()
         kind = ("jpeg", "png")[number % 2]
         image.save(buffer, kind)
         found[f"{number}.{kind}"] = buffer.getvalue()
+    found["6.dcm"] = Path(str(get_testdata_file("MR_small.dcm", download=False))).read_bytes()
     return found
 
 
@@ -114,9 +117,11 @@ def package(pixels: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Pac
     point = OperatingPoint(image_size=SIZE, flip=True, temperature=1.7, threshold=0.5, rule="youden")
     threshold = float(np.median(predict_probabilities(model, pixels, point)))
     write_json(point.model_copy(update={"threshold": threshold}).model_dump(), folder / "operating_point.json")
+    train = np.random.default_rng(0).integers(0, 256, (30, SIZE, SIZE), dtype=np.uint8)
+    fit_novelty(*(gather_features(model, part) for part in (train, pixels))).write(folder / "novelty.npz")
     write_table(SAID, folder / "predictions.csv")
     (folder / "model_card.md").write_text("# Model card\n")
-    names = ("finetuned.keras", "operating_point.json", "predictions.csv", "model_card.md")
+    names = ("finetuned.keras", "operating_point.json", "novelty.npz", "predictions.csv", "model_card.md")
     return Package(*(folder / name for name in names))
 
 
@@ -126,7 +131,7 @@ def changed(package: Package, tmp_path_factory: pytest.TempPathFactory) -> dict[
     found = {}
     for name, path in package._asdict().items():
         other = tmp_path_factory.mktemp(name) / path.name
-        content = path.read_text() if path.suffix != ".keras" else ""
+        content = path.read_text() if path.suffix not in (".keras", ".npz") else ""
         other.write_text(content.replace('"rule": "youden"', '"rule": "f1"').replace("0.9", "0.8").replace("#", "##"))
         assert sha256_file(other) != sha256_file(path)
         found[name] = package._replace(**{name: other})
@@ -204,7 +209,8 @@ def test_another_threshold_or_other_predictions_make_another_version(
 
 
 @pytest.mark.parametrize(
-    "name, another", [("model", True), ("operating_point", True), ("predictions", True), ("model_card", False)]
+    "name, another",
+    [("model", True), ("operating_point", True), ("novelty", True), ("predictions", True), ("model_card", False)],
 )
 def test_a_package_is_known_by_all_but_its_card(
     package: Package, changed: dict[str, Package], name: str, another: bool
@@ -236,9 +242,9 @@ def test_the_run_that_made_a_model_stays_finished():
 def test_a_version_takes_files_and_says_so_in_its_signature_and_example():
     info = mlflow.models.get_model_info(f"models:/{MODEL_NAME}/{get_version('1').version}")
     assert info.signature
-    assert info.signature.inputs.to_dict() == [{"type": "binary", "name": "film", "required": True}]
+    assert info.signature.inputs.to_dict() == [{"type": "any", "name": "film", "required": True}]
     assert [(said["name"], said["type"]) for said in info.signature.outputs.to_dict()] == [
-        ("probability", "double"), ("decision", "string"),
+        ("probability", "double"), ("decision", "string"), ("novel", "boolean"),
     ]  # fmt: skip
     assert info.saved_input_example_info
 
@@ -247,7 +253,7 @@ def test_a_version_holds_its_package_and_the_code(package: Package):
     folder = download_version(get_version("1"))
     for path in package:
         assert (folder / "artifacts" / path.name).read_bytes() == path.read_bytes()
-    for name in ("pyfunc_model.py", "images.py", "predict.py"):
+    for name in ("pyfunc_model.py", "images.py", "predictor.py"):
         assert (folder / "code" / "pneumonia" / name).is_file()
 
 
@@ -272,7 +278,7 @@ def test_a_version_says_elsewhere_what_the_pipeline_says_at_its_operating_point(
 ):
     model, point = load_model(package.model), OperatingPoint.read(package.operating_point)
     expected = predict_probabilities(model, pixels, point)
-    assert elsewhere["columns"] == ["probability", "decision"]
+    assert elsewhere["columns"] == ["probability", "decision", "novel"]
     np.testing.assert_allclose(elsewhere["probability"], expected, rtol=0, atol=1e-6)
     for part in ({"flip": False}, {"temperature": 1.0}):  # else neither would have been tested
         without = predict_probabilities(model, pixels, point.model_copy(update=part))
@@ -293,7 +299,7 @@ def test_a_version_runs_its_own_code_and_leaves_nothing_behind(elsewhere: dict[s
 
 
 def test_a_file_that_is_no_film_is_named_with_the_reason(elsewhere: dict[str, Any]):
-    assert elsewhere["no film"] == "ImageRefusedError: film 2: not a JPEG or PNG file"
+    assert elsewhere["no film"] == "ImageRefusedError: film 2: not a JPEG, PNG or DICOM file"
     assert elsewhere["cut off"].startswith("ImageRefusedError: film 1: damaged or truncated")
 
 
@@ -318,7 +324,8 @@ def test_a_version_is_well_after_registration_and_after_it_was_loaded():
 
 @pytest.mark.parametrize(
     "path, named",
-    [("artifacts/finetuned.keras", None), ("artifacts/operating_point.json", None), ("MLmodel", None),
+    [("artifacts/finetuned.keras", None), ("artifacts/operating_point.json", None), ("artifacts/novelty.npz", None),
+     ("MLmodel", None),
      ("pyfunc_model.py", None), ("requirements.txt", None), ("code/pneumonia/predict.py", "code")],
 )  # fmt: skip
 def test_a_flipped_byte_is_found_and_named(stored: Path, path: str, named: str | None):

@@ -1,0 +1,136 @@
+"""One predictor says of a film what the pipeline says, whatever way the film comes and whoever comes with it."""
+
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import run
+from PIL import Image
+
+from pneumonia.errors import InputError
+from pneumonia.heatmaps import explain, overlay
+from pneumonia.images import ImageRefusedError, read_film
+from pneumonia.model import load_model
+from pneumonia.operating_point import OperatingPoint
+from pneumonia.predict import predict_probabilities
+from pneumonia.predictor import Answer, Predictor
+
+
+@pytest.fixture(scope="module")
+def model(once: Path) -> Path:
+    return once / "models" / "finetuned.keras"
+
+
+@pytest.fixture(scope="module")
+def predictor(model: Path) -> Predictor:
+    return Predictor.read(model)
+
+
+@pytest.fixture(scope="module")
+def contents(once: Path) -> list[bytes]:
+    return [path.read_bytes() for path in sorted((once / "data" / "raw").rglob("*.jpeg"))[:20]]
+
+
+@pytest.fixture(scope="module")
+def films(contents: list[bytes], predictor: Predictor) -> np.ndarray:
+    return np.stack([predictor.read_film(content) for content in contents])
+
+
+def probabilities(answers: list[Answer]) -> list[float]:
+    return [answer.probability for answer in answers]
+
+
+def test_it_says_what_the_pipeline_says(predictor: Predictor, model: Path, films: np.ndarray) -> None:
+    point = OperatingPoint.read(model.with_name("operating_point.json"))
+    expected = predict_probabilities(load_model(model), films, point)
+    np.testing.assert_allclose(probabilities(predictor.predict(films)), expected, rtol=0, atol=1e-6)
+
+
+def test_a_mirrored_film_says_the_same_where_flips_are_averaged(predictor: Predictor, films: np.ndarray) -> None:
+    point = predictor.point.model_copy(update={"flip": True})
+    both = Predictor(predictor.model, point, predictor.novelty)
+    said, mirrored = both.predict(films), both.predict(films[..., ::-1])
+    np.testing.assert_allclose(probabilities(said), probabilities(mirrored), rtol=0, atol=1e-6)
+    assert np.abs(np.subtract(probabilities(said), probabilities(predictor.predict(films)))).max() > 1e-4
+
+
+def test_a_film_alone_says_what_it_says_among_others(predictor: Predictor, films: np.ndarray) -> None:
+    alone = [predictor.predict(film[None])[0] for film in films]
+    among = predictor.predict(films)
+    np.testing.assert_allclose(probabilities(alone), probabilities(among), rtol=0, atol=1e-6)
+    assert [answer.decision for answer in alone] == [answer.decision for answer in among]
+
+
+def test_the_decision_changes_at_the_threshold(predictor: Predictor, films: np.ndarray) -> None:
+    said = probabilities(predictor.predict(films))
+    point = predictor.point.model_copy(update={"threshold": sorted(said)[10]})
+    answers = Predictor(predictor.model, point, predictor.novelty).predict(films)
+    assert sum(answer.decision == "PNEUMONIA" for answer in answers) == 10
+
+
+def test_noise_is_called_novel_and_films_of_training_are_not(predictor: Predictor, films: np.ndarray) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (5, *films.shape[1:]), dtype=np.uint8)
+    assert all(answer.novel and answer.novelty > 1 for answer in predictor.predict(noise))
+    assert sum(answer.novel for answer in predictor.predict(films)) <= 2
+
+
+def test_a_stream_answers_in_order_and_sets_aside_what_is_no_film(
+    predictor: Predictor, contents: list[bytes], films: np.ndarray
+) -> None:
+    given = [b"no film", *contents, b"", *contents * 4]
+    said = list(predictor.stream(given))
+    assert [number for number, (film, _) in enumerate(said) if film is None] == [0, 21]
+    assert all(isinstance(said[number][1], ImageRefusedError) for number in (0, 21))
+    answers = [answer for _, answer in said if isinstance(answer, Answer)]
+    np.testing.assert_allclose(probabilities(answers), probabilities(predictor.predict(films)) * 5, rtol=0, atol=1e-6)
+
+
+def test_grey_values_say_what_their_file_says(predictor: Predictor) -> None:
+    grey = np.random.default_rng(0).integers(0, 256, (90, 70), dtype=np.uint8)
+    file = BytesIO()
+    Image.fromarray(grey).save(file, "png")
+    np.testing.assert_array_equal(predictor.read_pixels(grey), predictor.read_film(file.getvalue()))
+    np.testing.assert_array_equal(predictor.read_pixels(grey), read_film(file.getvalue(), 32))
+
+
+@pytest.mark.parametrize(
+    "grey",
+    [np.zeros((3, 3, 3), int), np.full((3, 3), 0.5), np.full((3, 3), 256), np.full((3, 3), -1), np.zeros((0, 3))],
+)
+def test_what_is_no_grey_picture_is_refused(predictor: Predictor, grey: np.ndarray) -> None:
+    with pytest.raises(ImageRefusedError, match="not grey values"):
+        predictor.read_pixels(grey)
+
+
+def test_its_heat_map_is_that_of_the_evaluation(predictor: Predictor, films: np.ndarray) -> None:
+    np.testing.assert_allclose(predictor.explain(films), explain(predictor.model, films, "grad_cam"), atol=1e-5)
+
+
+def test_a_heat_map_covers_a_film_by_its_heat_and_opacity(films: np.ndarray) -> None:
+    cold, hot = np.zeros((32, 32), np.float32), np.ones((32, 32), np.float32)
+    grey = np.repeat(films[0][..., None], 3, axis=-1)
+    np.testing.assert_array_equal(overlay(films[0], cold), grey)
+    np.testing.assert_array_equal(overlay(films[0], hot, opacity=0), grey)
+    assert (overlay(films[0], hot, opacity=1) == overlay(films[1], hot, opacity=1)).all()
+
+
+def test_a_model_without_what_belongs_to_it_is_an_error_in_three_parts(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nowhere\.keras is no file(.|\n)*Expected: (.|\n)*Remedy: "):
+        Predictor.read(tmp_path / "nowhere.keras")
+    for name in ("finetuned.keras", "operating_point.json"):
+        (tmp_path / name).write_bytes(model.with_name(name).read_bytes())
+    with pytest.raises(InputError, match=r"novelty\.npz cannot be loaded"):
+        Predictor.read(tmp_path / "finetuned.keras")
+
+
+def test_a_registered_version_is_verified_before_it_answers(once: Path) -> None:
+    command = ["python", "-m", "pneumonia", "predict", str(next((once / "data" / "raw").rglob("*.jpeg")))]
+    stored = next((once / "mlruns").rglob("artifacts/finetuned.keras"))
+    content = stored.read_bytes()
+    stored.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+    refused = run(*command, cwd=once, check=False)
+    stored.write_bytes(content)
+    assert refused.returncode == 1 and "artifacts/finetuned.keras changed" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert "Model 1, threshold" in run(*command, cwd=once).stdout
