@@ -72,7 +72,7 @@ ui: setup  ## open the MLflow UI on this project's runs
 	@mlflow server --backend-store-uri sqlite:///mlruns/mlflow.db --host 127.0.0.1 --port $(PORT)
 
 serve: .venv/requirements-serve.txt  ## answer at http://127.0.0.1:8000: page, API and its documentation; MODEL=champion, PORT=8000
-	@python -m pneumonia.serve
+	@python -m pneumonia.serve $${MODEL:+--model "$$MODEL"} $${PORT:+--port "$$PORT"}
 
 server: .venv/requirements-server.txt  ## run a tracking server on PostgreSQL; export MLFLOW_TRACKING_URI=http://127.0.0.1:5000 sends runs there
 	@python -m pneumonia.server --port $(PORT)

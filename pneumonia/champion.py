@@ -28,7 +28,6 @@ def load_predictor(name: str) -> Predictor:
         return Predictor.read(Path(name))
     version = get_version(name)
     ensure_unchanged(version)
-    artifacts = download_version(version) / "artifacts"
-    found = Predictor.read(next(artifacts.glob("*.keras")), str(version.version))
+    found = Predictor.read(download_version(version) / "artifacts/finetuned.keras", str(version.version))
     found.notice = version.description or ""
     return found

@@ -41,13 +41,14 @@ class OperatingPoint(Section):
         """Read what was written as JSON.
 
         Raises:
-            InputError: the file holds something else.
+            InputError: the file is missing or holds something else.
         """
         try:
             return cls.model_validate_json(path.read_bytes())
-        except ValidationError as error:
+        except (ValidationError, OSError) as error:
+            wrong = error.strerror if isinstance(error, OSError) else f"{error.error_count()} unusable value(s)"
             raise InputError(
-                f"{path} is no operating point: {error.error_count()} unusable value(s).",
+                f"{path} is no operating point: {wrong}.",
                 expected=", ".join(cls.model_fields),
                 remedy="dvc repro",
             ) from error

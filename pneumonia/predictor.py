@@ -66,11 +66,13 @@ class Predictor:
         card = model.with_name("model_card.md")
         if not model.is_file():
             raise InputError(f"{model} is no file.", expected="a .keras file", remedy="dvc repro, or name another")
-        return cls(
-            load_model(model), OperatingPoint.read(model.with_name("operating_point.json")),
-            Novelty.read(model.with_name("novelty.npz")), name or str(model),
-            card.read_text() if card.exists() else "",
-        )  # fmt: skip
+        point = OperatingPoint.read(model.with_name("operating_point.json"))
+        novelty = Novelty.read(model.with_name("novelty.npz"))
+        found = cls(load_model(model), point, novelty, name or str(model), card.read_text() if card.exists() else "")
+        found.predict(
+            np.zeros((1, point.image_size, point.image_size), np.uint8)
+        )  # traced now, not by the first caller
+        return found
 
     def read_film(self, content: bytes) -> Pixels:
         """Decode a file as training did, see `images.read_film`."""

@@ -143,8 +143,19 @@ def _digest(folder: Path) -> dict[str, str]:
 
 
 def download_version(version: ModelVersion) -> Path:
-    """Fetch all files of a version and return the folder in which they lie."""
-    return Path(mlflow.artifacts.download_artifacts(f"models:/{MODEL_NAME}/{version.version}"))
+    """Fetch all files of a version and return the folder in which they lie.
+
+    Raises:
+        InputError: they are not there.
+    """
+    try:
+        return Path(mlflow.artifacts.download_artifacts(f"models:/{MODEL_NAME}/{version.version}"))
+    except (MlflowException, OSError) as error:
+        raise InputError(
+            f"The files of version {version.version} of {MODEL_NAME} cannot be fetched: {error}.",
+            expected="what was stored when it was registered",
+            remedy="restore them from a backup, or register the model again: dvc repro",
+        ) from error
 
 
 def read_predictions(version: ModelVersion) -> pd.DataFrame:

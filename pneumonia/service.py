@@ -43,18 +43,19 @@ class Service:
         """Take the model `name`, see `champion.find_current`, and look every `reload_seconds` if it is another one."""
         self.name, self.reload_seconds = name, reload_seconds
         self.predictor: Predictor | None = None
+        self.reloads = self.batches = 0  # since the start: changes of the model, passes of films through one
         self._queue: asyncio.Queue[tuple[Predictor, Pixels, asyncio.Future[Answer]]] = asyncio.Queue()
         # One thread for the model, which uses all cores itself; decoding has its own.
         self._model, self._readers = ThreadPoolExecutor(1, "model"), ThreadPoolExecutor(4, "read")
 
     @asynccontextmanager
     async def running(self):
-        """Load the model and answer until the block ends.
+        """Load the model, unless there is one already, and answer until the block ends.
 
         Raises:
             InputError: there is no such model.
         """
-        self.predictor = await self._in(self._model, load_predictor, self.name)
+        self.predictor = self.predictor or await self._in(self._model, load_predictor, self.name)
         tasks = [asyncio.create_task(work()) for work in (self._answer_queue, self._follow)]
         try:
             yield self
@@ -95,6 +96,7 @@ class Service:
             waiting = [item for item in waiting if not item[2].done()]
             for predictor in {id(item[0]): item[0] for item in waiting}.values():
                 films, futures = zip(*((film, f) for p, film, f in waiting if p is predictor), strict=True)
+                self.batches += 1
                 try:
                     answers = await self._in(self._model, predictor.predict, np.stack(films))
                     results: list[tuple[Callable[..., None], Any]] = [
@@ -114,6 +116,7 @@ class Service:
                 current = await self._in(self._readers, find_current, self.name)
                 if self.predictor and current != self.predictor.name:
                     self.predictor = await self._in(self._readers, load_predictor, self.name)
+                    self.reloads += 1
                     LOG.info("version %s answers from now on", current)
             except Exception as error:
                 LOG.error("the model stays as it is: %s", error)
