@@ -28,6 +28,4 @@ def load_predictor(name: str) -> Predictor:
         return Predictor.read(Path(name))
     version = get_version(name)
     ensure_unchanged(version)
-    found = Predictor.read(download_version(version) / "artifacts/finetuned.keras", str(version.version))
-    found.notice = version.description or ""
-    return found
+    return Predictor.read(download_version(version) / "artifacts/finetuned.keras", str(version.version))

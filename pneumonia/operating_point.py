@@ -23,6 +23,7 @@ class OperatingPoint(Section):
         temperature: by which log odds are divided.
         threshold: calibrated probability from which a film is called pneumonia.
         rule: how the threshold was chosen.
+        notice: what has to be said with every answer, as of a model of synthetic films; empty for nothing.
     """
 
     classes: tuple[str, str] = CLASSES
@@ -31,6 +32,7 @@ class OperatingPoint(Section):
     temperature: Annotated[float, Field(gt=0)]
     threshold: Share
     rule: str
+    notice: str = ""
 
     def find_probabilities(self, log_odds: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
         """Return the calibrated probability of pneumonia, 0 to 1, of log odds of any shape."""

@@ -44,13 +44,11 @@ class Predictor:
     Attributes:
         name: of the registered version, or path of the model.
         point: its operating point.
-        notice: warning that belongs to every answer; empty for a model of real films.
         card: its model card in Markdown.
     """
 
     def __init__(self, model: keras.Model, point: OperatingPoint, novelty: Novelty, name: str = "", card: str = ""):
         self.model, self.point, self.novelty, self.name, self.card = model, point, novelty, name, card
-        self.notice = ""
         films = tf.TensorSpec((None, point.image_size, point.image_size, 1), tf.float32)  # of any number: traced once
         both, evidence = expose_channels(model), locate(model, "grad_cam")
         self._run: Callable[..., Any] = tf.function(lambda batch: both(batch, training=False), input_signature=[films])
@@ -73,6 +71,11 @@ class Predictor:
             np.zeros((1, point.image_size, point.image_size), np.uint8)
         )  # traced now, not by the first caller
         return found
+
+    @property
+    def notice(self) -> str:
+        """Return what has to be said with every answer; empty for nothing."""
+        return self.point.notice
 
     def read_film(self, content: bytes) -> Pixels:
         """Decode a file as training did, see `images.read_film`."""

@@ -50,7 +50,7 @@ def evaluate(
     write_intervals(out, test, records, said, points, params)
     write_calibration(out, test, log_odds["finetuned"], points["finetuned"], data.notice)
     draw_examples(out, test, models["finetuned"], said["finetuned"], points["finetuned"], params, data)
-    write_json(points["finetuned"].model_dump(), point)
+    write_json(points["finetuned"].model_copy(update={"notice": data.notice}).model_dump(), point)
     shown = (films.train.images[:: films.train.views], films.val.images)  # of its views the first is the film itself
     fit_novelty(*(gather_features(models["finetuned"], images, cache) for images in shown)).write(novelty)
     write_json(measured, metrics)
