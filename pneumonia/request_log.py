@@ -95,4 +95,6 @@ class Observer:
             self.metrics.requests.labels(route, status).inc()
             self.metrics.seconds.labels(route).observe(seconds)
             films = state.get("films", 0)
-            LOG.info("%s %s %d in %.0f ms, %d film(s)", method, route, status, 1000 * seconds, films)
+            quiet = route == "other" and status < 400  # the page's own files
+            level = logging.DEBUG if quiet else logging.INFO
+            LOG.log(level, "%s %s %d in %.0f ms, %d film(s)", method, route, status, 1000 * seconds, films)
