@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import pipeline
-from benchmarks.pipeline import Phase
+from benchmarks.tables import Ways, describe, tabulate, tabulate_served, tabulate_ways
 from pneumonia.errors import InputError
 from pneumonia.files import replacing
 from pneumonia.phantom import draw_phantoms
 from pneumonia.sources import fetch_folder
 
 Case = tuple[str, str, int]  # backbone, weights, number of films
-Ways = dict[str, dict[str, Phase]]  # plain or pipeline, then train or finetune
-PARTS = ("phases", "scaling", "floor", "experiment")
+PARTS = ("phases", "scaling", "floor", "serving", "experiment")
 EXPERIMENTS = (
     "dvc exp run -S train.learning_rate=1e-3",
     "dvc exp run -S finetune.learning_rate=2e-4",
@@ -44,6 +43,7 @@ class Form:
         changes: of params.yaml, section by section.
         parts: what is measured unless told otherwise.
         experiments: commands to time, one after the other.
+        served: films for the command, seconds for each server.
     """
 
     phases: tuple[Case, ...]
@@ -52,14 +52,16 @@ class Form:
     changes: dict[str, dict[str, Any]] = field(default_factory=dict)
     parts: Sequence[str] = PARTS
     experiments: Sequence[str] = EXPERIMENTS
+    served: tuple[int, float] = (4000, 60)
 
 
 LONG = Form((("inception_v3", "none", 1000), ("efficientnet_lite0", "imagenet", 1000)), (500, 1000, 2000, 4000))
-SHORT = Form(  # below three minutes on two cores
+SHORT = Form(  # below five minutes on two cores
     (("efficientnet_lite0", "imagenet", 80),),
     (40,),
-    parts=("phases", "floor", "experiment"),
+    parts=("phases", "floor", "serving", "experiment"),
     experiments=EXPERIMENTS[2:],
+    served=(1000, 15),
 )
 
 
@@ -128,6 +130,11 @@ class Bench:
         yield "The least training can take: every film through every part at the best rate of a tight loop, float32.\n"
         yield tabulate(("part", "films", "films/s", "seconds"), rows)
 
+    def serving(self) -> Iterator[str]:
+        """Measure how fast the command and the servers answer."""
+        films, seconds = self.form.served
+        yield tabulate_served(pipeline.run_serving(self.whole[0], films, seconds), seconds)
+
     def experiment(self) -> Iterator[str]:
         """Time experiments that change one number, one after the other."""
         project, _ = self.whole
@@ -135,37 +142,6 @@ class Bench:
         ran = {command: pipeline.run(command, project) for command in self.form.experiments}
         rows = [(f"`{command}`", ", ".join(done.stages), f"{done.seconds:.1f}") for command, done in ran.items()]
         yield tabulate(("command", "stages that ran", "seconds"), rows)
-
-
-def describe(backbone: str, weights: str) -> str:
-    """Say what is trained."""
-    none = "no ImageNet weights, which need a download, so that only time and memory mean something"
-    said = none if weights == "none" else "ImageNet weights"
-    return f"{backbone}, {said}; films of train, validation and test together, no altered copies added.\n\n"
-
-
-def tabulate_ways(ways: dict[int, Ways]) -> str:
-    """Return a table with three rows per number of films: plain, pipeline, and the ratio of both."""
-    columns = "films|way|initial, s|fine-tuning, s|both, s|peak memory, GB|initial val AUC|fine-tuned val AUC"
-    rows: list[Sequence[str]] = []
-    for films, way in ways.items():
-        figures = {name: list_figures(way[name]) for name in ("plain", "pipeline")}
-        ratio = [a / b for a, b in zip(figures["plain"], figures["pipeline"], strict=True)]
-        for name, row in (figures | {"ratio": ratio}).items():
-            rows.append((f"{films:,}", name, *(f"{f:.2f}" for f in row[:4]), *(f"{f:.4f}" for f in row[4:])))
-    return tabulate(columns.split("|"), rows)
-
-
-def list_figures(phases: dict[str, Phase]) -> list[float]:
-    """Return seconds of both phases and their sum, peak memory in GB, validation AUC after both phases."""
-    both = [phases[name] for name in pipeline.PHASES]
-    seconds = [phase.seconds for phase in both]
-    return [*seconds, sum(seconds), max(phase.memory for phase in both), *(phase.val_auc for phase in both)]
-
-
-def tabulate(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table in Markdown."""
-    return "\n".join(f"| {' | '.join(row)} |" for row in (columns, ["---"] * len(columns), *rows)) + "\n"
 
 
 def main() -> None:

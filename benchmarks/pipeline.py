@@ -66,12 +66,11 @@ def run(command: str, project: Path) -> Ran:
         RuntimeError: it failed; says what it printed.
     """
     print(f"{project.name}: {command}", file=sys.stderr, flush=True)
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "DVC_", "GIT_"))}
-    environment = kept | QUIET | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     start = time.perf_counter()
     with subprocess.Popen(
-        shlex.split(command), cwd=project, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    ) as process:
+        shlex.split(command), cwd=project, env=clean_environment(), text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as process:  # fmt: skip
         assert process.stdout
         lines = [(time.perf_counter() - start, line.rstrip()) for line in process.stdout]
         _, status, usage = os.wait4(process.pid, 0)
@@ -81,6 +80,13 @@ def run(command: str, project: Path) -> Ran:
         raise RuntimeError(f"`{command}` ended with exit status {process.returncode}:\n{said}")
     kilobytes = usage.ru_maxrss / (1024 if sys.platform == "darwin" else 1)
     return Ran(time.perf_counter() - start, kilobytes * 1024 / 1e9, lines)
+
+
+def clean_environment() -> dict[str, str]:
+    """Return the environment without what leads to other stores or models, with this Python first."""
+    others = ("MLFLOW_", "DVC_", "GIT_", "PNEUMONIA_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(others)}
+    return kept | QUIET | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
 
 def copy_project(target: Path, *changes: dict[str, Any]) -> Path:
@@ -176,6 +182,12 @@ def run_floor(project: Path) -> list[dict[str, Any]]:
     """Measure the least that training can take; rows of `floor.Pass`, and its seconds."""
     run("python -m benchmarks.floor data/dataset.pkl floor.json", project)
     return json.loads((project / "floor.json").read_text())
+
+
+def run_serving(project: Path, films: int, seconds: float) -> list[dict[str, Any]]:
+    """Measure how fast the project's model answers; rows of `serving.Way`."""
+    run(f"python -m benchmarks.serving serving.json --films {films} --seconds {seconds:g}", project)
+    return json.loads((project / "serving.json").read_text())
 
 
 def describe_machine() -> str:

@@ -1,0 +1,201 @@
+"""Measure how fast a registered model answers: `python -m benchmarks.serving RESULT.json` in a project's folder."""
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import psutil
+from PIL import Image
+
+from benchmarks.servers import (
+    CLIENTS,
+    HOST,
+    ask_together,
+    encode_table,
+    encode_upload,
+    find_port,
+    serving,
+    write_request,
+)
+
+MODEL = "challenger"  # what was trained last; on few films there may be no champion
+WARM_UP = 3.0  # seconds of asking before it counts
+BATCH_SIZE = 64  # as in predict
+SIDE = 224  # of the films, in pixels
+SERVE = (sys.executable, "-m", "pneumonia.serve")
+MLFLOW = (sys.executable, "-m", "mlflow", "models", "serve", "-m", f"models:/pneumonia-classifier@{MODEL}",
+          "--env-manager", "local", "--host", HOST, "--port")  # fmt: skip
+
+Clocks = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Way:
+    """What one way to ask reached.
+
+    Attributes:
+        what: the way.
+        rate: films per second.
+        latency: seconds that half of the requests, and 95 % of them, took at most.
+        errors: requests without an answer, or with another than HTTP 200.
+        memory: resident memory of the server in GB: ten seconds after the start, at the end.
+        others: share of the processors that other processes took meanwhile.
+        alone: films per second of the model alone, mean of before and after.
+    """
+
+    what: str
+    rate: float
+    others: float
+    latency: Sequence[float] = ()
+    errors: int | None = None
+    memory: Sequence[float] = ()
+    alone: float = 0.0
+
+
+def measure_ways(films: Path, seconds: float) -> Iterator[Way]:
+    """Yield what the command reaches, the service and MLflow's server.
+
+    Args:
+        films: folder of JPEG files.
+        seconds: for which each server is asked.
+    """
+    alone = measure_model()
+    for measure in (measure_command, measure_service, measure_mlflow):
+        ways = measure(sorted(films.iterdir()), seconds)
+        # On a machine that others use too, only what was measured next to each other can be compared.
+        before, alone = alone, measure_model()
+        yield from (replace(way, alone=(before + alone) / 2) for way in ways)
+
+
+def measure_command(films: Sequence[Path], seconds: float) -> list[Way]:
+    """Measure `python -m pneumonia predict` on a folder, its start told apart by a call for one film."""
+    before = read_clocks()
+    first, whole = (time_predict(path) for path in (films[0], films[0].parent))
+    others = find_others(before, read_clocks())
+    return [
+        Way("`python -m pneumonia predict`, once started", (len(films) - 1) / (whole - first), others),
+        Way(f"`python -m pneumonia predict` of {len(films):,} films, start included", len(films) / whole, others),
+    ]
+
+
+def measure_service(films: Sequence[Path], seconds: float) -> list[Way]:
+    """Measure the project's own service."""
+    port = find_port()
+    posted = [write_request("/v1/predict", *encode_upload(film.read_bytes())) for film in films]
+    with serving(SERVE, f"http://{HOST}:{port}/readyz", PNEUMONIA_MODEL=MODEL, PNEUMONIA_PORT=str(port)) as server:
+        return [measure_server(f"`python -m pneumonia.serve`, {CLIENTS} clients", server, port, posted, seconds)]
+
+
+def measure_mlflow(films: Sequence[Path], seconds: float) -> list[Way]:
+    """Measure MLflow's server of the same version."""
+    port, store = find_port(), f"sqlite:///{Path('mlruns/mlflow.db').absolute()}"
+    posted = [write_request("/invocations", *encode_table(film.read_bytes())) for film in films]
+    with serving([*MLFLOW, str(port)], f"http://{HOST}:{port}/ping", MLFLOW_TRACKING_URI=store) as server:
+        return [measure_server(f"`mlflow models serve`, {CLIENTS} clients", server, port, posted, seconds)]
+
+
+def measure_model() -> float:
+    """Return films per second of the model's forward pass in a tight loop, in a process of its own."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_measure_forward).result()
+
+
+def _measure_forward() -> float:
+    from benchmarks.floor import measure_forward
+    from pneumonia.champion import load_predictor
+
+    return measure_forward(load_predictor(MODEL).model, BATCH_SIZE)
+
+
+def time_predict(films: Path) -> float:
+    """Return the seconds that the command takes for a film or a folder."""
+    start = time.perf_counter()
+    command = [sys.executable, "-m", "pneumonia", "predict", "--csv", "--model", MODEL, str(films)]
+    subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+    return time.perf_counter() - start
+
+
+def measure_server(what: str, server: psutil.Process, port: int, requests: list[bytes], seconds: float) -> Way:
+    """Ask a server with all clients at once, each again as soon as it is answered; nothing is made while they ask."""
+
+    async def measure() -> tuple[list[float | None], float, list[float]]:
+        await ask_together(port, requests, WARM_UP)
+        before, asking = read_clocks(server), asyncio.create_task(ask_together(port, requests, seconds))
+        await asyncio.sleep(min(10.0, seconds / 2))
+        early = measure_memory(server)
+        return await asking, find_others(before, read_clocks(server)), [early, measure_memory(server)]
+
+    took, others, memory = asyncio.run(measure())
+    answered = [one for one in took if one is not None]
+    latency = np.quantile(answered or [np.nan], [0.5, 0.95]).tolist()
+    return Way(what, len(answered) / seconds, others, latency, len(took) - len(answered), memory)
+
+
+def list_family(process: psutil.Process) -> list[psutil.Process]:
+    """Return a process and all it started."""
+    return [process, *process.children(recursive=True)]
+
+
+def measure_memory(server: psutil.Process) -> float:
+    """Return the resident memory of a server in GB."""
+    return sum(process.memory_info().rss for process in list_family(server)) / 1e9
+
+
+def read_clocks(server: psutil.Process | None = None) -> Clocks:
+    """Return seconds: of all processors, those in which they were busy, and those for this process and a server."""
+    spent = psutil.cpu_times()
+    own = sum(os.times()[:4]) + sum(sum(one.cpu_times()[:2]) for one in (list_family(server) if server else ()))
+    return np.array(
+        [time.monotonic() * (os.cpu_count() or 1), sum(spent) - spent.idle - getattr(spent, "iowait", 0), own]
+    )
+
+
+def find_others(before: Clocks, after: Clocks) -> float:
+    """Return the share of the processors that other processes took, 0 to 1."""
+    passed, busy, own = after - before
+    return float(np.clip((busy - own) / passed, 0, 1))
+
+
+def shrink_films(raw: Path, out: Path, films: int) -> None:
+    """Write so many JPEG files of SIDE pixels from those below `raw`, in turn."""
+    out.mkdir()
+    found = sorted(path for path in raw.rglob("*") if path.suffix.lower() in (".jpeg", ".jpg", ".png"))[:films]
+    for number in range(films):
+        path = out / f"{number:05d}.jpeg"
+        if number < len(found):
+            Image.open(found[number]).convert("L").resize((SIDE, SIDE)).save(path, quality=90)
+        else:
+            shutil.copyfile(out / f"{number % len(found):05d}.jpeg", path)
+
+
+def main() -> None:
+    """Measure all ways and write them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path, help="JSON file")
+    parser.add_argument("--films", type=int, default=4000, help="for the command")
+    parser.add_argument("--seconds", type=float, default=60, help="for each server")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        shrink_films(Path("data/raw"), films := Path(folder) / "films", arguments.films)
+        ways = []
+        for way in measure_ways(films, arguments.seconds):
+            print(way, flush=True)
+            ways.append(asdict(way))
+    arguments.out.write_text(json.dumps(ways))
+
+
+if __name__ == "__main__":
+    main()
