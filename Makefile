@@ -52,6 +52,7 @@ test: setup-dev lint  ## lint, types and tests
 lint: setup-dev
 	@ruff check && ruff format --check && basedpyright
 	@zizmor --quiet --offline --no-progress .github/workflows
+	@hadolint Dockerfile
 	@check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 format: setup-dev
@@ -64,7 +65,7 @@ compare: setup  ## run RECIPES="a b" as experiments, SET="name=value ..." for al
 rank: setup  ## print the experiments of a sweep, best first on validation; BY=val_auc by another metric
 	@python -m pneumonia rank $(if $(BY),--by $(BY))
 
-benchmark: setup  ## compare with the plain way; DATA=folder: on its films, long; else on the phantom, 3 minutes
+benchmark: .venv/requirements-serve.txt  ## compare with the plain way; DATA=folder: on its films, long; else on the phantom, 5 minutes
 	@python -m benchmarks $(if $(DATA),--data $(DATA) --out docs/benchmark.md)
 
 ui: setup  ## open the MLflow UI on this project's runs

@@ -1,6 +1,7 @@
 """Find the model that answers: a registered version, whose files are verified, or a file."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from pneumonia.predictor import Predictor
 from pneumonia.registry import download_version, ensure_unchanged, get_version
@@ -27,5 +28,7 @@ def load_predictor(name: str) -> Predictor:
     if name.endswith(".keras"):
         return Predictor.read(Path(name))
     version = get_version(name)
-    ensure_unchanged(version)
-    return Predictor.read(download_version(version) / "artifacts/finetuned.keras", str(version.version))
+    with TemporaryDirectory() as folder:  # of a server's versions the files would pile up
+        found = download_version(version, Path(folder))
+        ensure_unchanged(version, found)
+        return Predictor.read(found / "artifacts/finetuned.keras", str(version.version))

@@ -142,14 +142,15 @@ def _digest(folder: Path) -> dict[str, str]:
     return digests | {"code": sha256_bytes("\n".join(code).encode())}
 
 
-def download_version(version: ModelVersion) -> Path:
-    """Fetch all files of a version and return the folder in which they lie.
+def download_version(version: ModelVersion, into: Path | None = None) -> Path:
+    """Fetch all files of a version, `into` a folder or to where MLflow chooses, and return where they lie.
 
     Raises:
         InputError: they are not there.
     """
     try:
-        return Path(mlflow.artifacts.download_artifacts(f"models:/{MODEL_NAME}/{version.version}"))
+        uri = f"models:/{MODEL_NAME}/{version.version}"
+        return Path(mlflow.artifacts.download_artifacts(uri, dst_path=into and str(into)))
     except (MlflowException, OSError) as error:
         raise InputError(
             f"The files of version {version.version} of {MODEL_NAME} cannot be fetched: {error}.",
@@ -176,8 +177,12 @@ def read_predictions(version: ModelVersion) -> pd.DataFrame:
         ) from error
 
 
-def verify_version(version: ModelVersion) -> list[str]:
+def verify_version(version: ModelVersion, folder: Path | None = None) -> list[str]:
     """Return the names of what in a stored version is not what was registered; none is well.
+
+    Args:
+        version: the version.
+        folder: where its files were fetched to already.
 
     Raises:
         InputError: the version was registered without digests.
@@ -188,17 +193,17 @@ def verify_version(version: ModelVersion) -> list[str]:
             expected="a version that this project registered",
             remedy="register the model again: dvc repro",
         )
-    expected, found = json.loads(version.tags["digests"]), _digest(download_version(version))
+    expected, found = json.loads(version.tags["digests"]), _digest(folder or download_version(version))
     return [name for name in sorted(expected | found) if expected.get(name) != found.get(name)]
 
 
-def ensure_unchanged(version: ModelVersion) -> None:
-    """Refuse a stored version that is not what was registered.
+def ensure_unchanged(version: ModelVersion, folder: Path | None = None) -> None:
+    """Refuse a stored version that is not what was registered, see `verify_version`.
 
     Raises:
         InputError: a file differs, or there are no digests.
     """
-    if changed := verify_version(version):
+    if changed := verify_version(version, folder):
         champion = find_alias("champion")
         is_champion = champion is not None and champion.version == version.version
         undo = 'python -m pneumonia registry rollback --reason "..."' if is_champion else "delete that version"
