@@ -90,9 +90,9 @@ def project(once: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pa
         first = get_version("1")
         other = Path(shutil.copytree(download_version(first), project.with_name("other")))
         point = other / "artifacts/operating_point.json"
-        point.write_text(json.dumps(json.loads(point.read_text()) | {"temperature": 30.0}))
+        point.write_text(json.dumps(json.loads(point.read_text()) | {"temperature": 30.0, "notice": "other"}))
         tags = {"digests": json.dumps(_digest(other))}
-        mlflow.MlflowClient().create_model_version(MODEL_NAME, str(other), first.run_id, tags, description="other")
+        mlflow.MlflowClient().create_model_version(MODEL_NAME, str(other), first.run_id, tags)
         yield project
         mlflow.set_tracking_uri(None)  # pyright: ignore[reportArgumentType]
 
