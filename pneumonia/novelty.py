@@ -1,9 +1,11 @@
 """Say when an image does not look like the films a model was trained on, whatever the model says of it."""
 
 from dataclasses import dataclass, fields, replace
+from io import BytesIO
 from math import floor
 from pathlib import Path
 from typing import Any, Self
+from zipfile import ZipFile, ZipInfo
 
 import keras
 import numpy as np
@@ -49,8 +51,11 @@ class Novelty:
 
     def write(self, path: Path) -> None:
         """Write an .npz file: same numbers, same bytes."""
-        with replacing(path) as beside, beside.open("wb") as file:
-            np.savez(file, allow_pickle=False, **vars(self))
+        with replacing(path) as beside, ZipFile(beside, "w") as archive:
+            for name, value in vars(self).items():  # headers of numpy.savez differ between patches of Python
+                content = BytesIO()
+                np.save(content, value, allow_pickle=False)
+                archive.writestr(ZipInfo(f"{name}.npy"), content.getvalue())
 
     @classmethod
     def read(cls, path: Path) -> Self:
