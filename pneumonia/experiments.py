@@ -37,12 +37,21 @@ def run_recipes(recipes: list[str], settings: list[str], over: str) -> list[str]
     Raises:
         InputError: there is no such recipe, or an experiment failed.
     """
-    known = sorted(path.stem for path in RECIPES.glob("*.yaml"))
-    if unknown := [recipe for recipe in recipes if recipe not in known]:
-        raise InputError(f"There is no recipe {unknown[0]!r}.", expected=", ".join(known), remedy="name one of these")
+    check_recipes(recipes)
     name, _, values = over.partition("=")
     variants = [[f"{name}={value}"] for value in values.split(",")] if over else [[]]
     return [_run(recipe, [*settings, *variant], variant) for recipe, variant in product(recipes, variants)]
+
+
+def check_recipes(recipes: list[str]) -> None:
+    """Refuse names of recipes that are no file in conf/recipe.
+
+    Raises:
+        InputError: there is no such recipe.
+    """
+    known = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    if unknown := [recipe for recipe in recipes if recipe not in known]:
+        raise InputError(f"There is no recipe {unknown[0]!r}.", expected=", ".join(known), remedy="name one of these")
 
 
 def _run(recipe: str, settings: list[str], variant: list[str]) -> str:

@@ -20,11 +20,11 @@ from pneumonia.errors import InputError
 from pneumonia.files import replacing
 from pneumonia.images import Pixels
 from pneumonia.model import find_cut, find_layer, get_backbone
+from pneumonia.predict import BATCH_SIZE
 
 Floats = npt.NDArray[np.floating[Any]]
 SHARE = 0.01  # of films like those of validation may be called novel
 CELLS = 8  # along each side of the thumbnail: with 4 negatives are missed, with 14 more films upside down
-BATCH_SIZE = 64  # as in predict
 
 
 @dataclass(frozen=True)

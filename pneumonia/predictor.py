@@ -67,9 +67,8 @@ class Predictor:
         point = OperatingPoint.read(model.with_name("operating_point.json"))
         novelty = Novelty.read(model.with_name("novelty.npz"))
         found = cls(load_model(model), point, novelty, name or str(model), card.read_text() if card.exists() else "")
-        found.predict(
-            np.zeros((1, point.image_size, point.image_size), np.uint8)
-        )  # traced now, not by the first caller
+        # Traced now, not by the first caller.
+        found.predict(np.zeros((1, point.image_size, point.image_size), np.uint8))
         return found
 
     @property

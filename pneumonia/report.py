@@ -101,15 +101,16 @@ def write_report(path: Path, figures: Path, run: dict[str, Any]) -> None:
         run: from `describe_run`.
     """
     pictures = {file.stem: base64.b64encode(file.read_bytes()).decode() for file in sorted(figures.glob("*.png"))}
-    _render("report.html", path, run | {"pictures": pictures})
+    render("report.html", path, run | {"pictures": pictures})
 
 
 def write_model_card(path: Path, run: dict[str, Any]) -> None:
     """Write the model card in Markdown, its parts those of Mitchell et al. 2019 (arXiv:1810.03993)."""
-    _render("model_card.md", path, run)
+    render("model_card.md", path, run)
 
 
-def _render(template: str, path: Path, run: dict[str, Any]) -> None:
+def render(template: str, path: Path, run: dict[str, Any]) -> None:
+    """Write a page from a file in pneumonia/templates and all that it names, whole or not at all."""
     environment = Environment(
         loader=PackageLoader("pneumonia"), autoescape=select_autoescape(["html"]), undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,

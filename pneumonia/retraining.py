@@ -16,13 +16,12 @@ import numpy as np
 import pandas as pd
 import yaml
 from dvc.api import DVCFileSystem
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pneumonia.errors import InputError
-from pneumonia.experiments import RECIPES
-from pneumonia.files import replacing
+from pneumonia.experiments import check_recipes
 from pneumonia.gate import Check, Evidence, check_against, check_floors, find_common_films, measure_gains
 from pneumonia.params import Gates, load_params
+from pneumonia.report import render
 
 ROC_STEPS = 21  # points of a curve in the summary: every 0.05 of the false positive rate
 
@@ -85,8 +84,9 @@ def retrain(base: str, recipe: str, settings: str, source: str, out: Path) -> No
         except InputError as error:
             commit, page["absent"] = "", str(error)
         run_pipeline(recipe, settings, source)
-        comparison = page["comparison"] = compare_with(commit, name, load_params().register_.gates)
-        page["notice"] = load_params().data.notice
+        params = load_params()
+        comparison = page["comparison"] = compare_with(commit, name, params.register_.gates)
+        page["notice"] = params.data.notice
         if commit:
             page |= {f"{kind}_diff": describe_difference(kind, commit, name) for kind in ("params", "metrics")}
             subprocess.run(["dvc", "plots", "diff", "-q", commit, "-o", str(out / "plots")], check=True)
@@ -97,7 +97,7 @@ def retrain(base: str, recipe: str, settings: str, source: str, out: Path) -> No
         page["failure"] = str(error)
         raise
     finally:
-        write_summary(out / "summary.md", page)
+        render("retraining.md", out / "summary.md", page)
     print(f"This model is {comparison.verdict}. {out / 'summary.md'} says more.")
     if comparison.failed:
         raise InputError(
@@ -158,8 +158,7 @@ def run_pipeline(recipe: str, settings: str, source: str) -> None:
     Raises:
         InputError: there is no such recipe, the settings cannot be taken apart, or a stage failed.
     """
-    if recipe and recipe not in (known := sorted(path.stem for path in RECIPES.glob("*.yaml"))):
-        raise InputError(f"There is no recipe {recipe!r}.", expected=", ".join(known), remedy="name one of these")
+    check_recipes([recipe] * bool(recipe))
     try:
         changes = shlex.split(settings)
     except ValueError as error:
@@ -237,16 +236,6 @@ def trace_losses(commit: str) -> list[list[float]]:
             histories.append(pd.read_csv(file)["val_loss"].round(4).tolist())
     epochs = min(map(len, histories))
     return [history[:epochs] for history in histories]
-
-
-def write_summary(out: Path, page: dict[str, Any]) -> None:
-    """Write what happened as Markdown that GitHub renders, figures included."""
-    environment = Environment(
-        loader=PackageLoader("pneumonia"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )  # fmt: skip
-    with replacing(out) as beside:
-        beside.write_text(environment.get_template("retraining.md").render(page))
 
 
 def describe_difference(kind: str, commit: str, name: str) -> str:

@@ -13,10 +13,10 @@ import numpy as np
 from pneumonia.champion import find_current, load_predictor
 from pneumonia.heatmaps import Maps
 from pneumonia.images import ImageRefusedError, Pixels
+from pneumonia.predict import BATCH_SIZE
 from pneumonia.predictor import Answer, Predictor
 
 LOG = logging.getLogger("pneumonia")
-MAX_BATCH = 64  # films at a time, as in predict
 T = TypeVar("T")
 
 
@@ -90,7 +90,7 @@ class Service:
         """Answer for all that came while the model was busy with those before."""
         while True:
             waiting = [await self._queue.get()]
-            while len(waiting) < MAX_BATCH and not self._queue.empty():
+            while len(waiting) < BATCH_SIZE and not self._queue.empty():
                 waiting.append(self._queue.get_nowait())
             # A caller who gave up needs no answer; after a change of the champion there may be films for both.
             waiting = [item for item in waiting if not item[2].done()]

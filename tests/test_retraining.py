@@ -17,7 +17,8 @@ from test_pipeline import wait_for
 from pneumonia.errors import InputError
 from pneumonia.gate import Check, Evidence, measure_gains
 from pneumonia.params import Gates
-from pneumonia.retraining import Comparison, compare_with, reproduce, run_pipeline, trace_roc, write_summary
+from pneumonia.report import render
+from pneumonia.retraining import Comparison, compare_with, reproduce, run_pipeline, trace_roc
 
 FILMS = draw_films()
 
@@ -111,5 +112,5 @@ def test_a_retraining_that_is_stopped_leaves_nothing_half_done_and_the_next_one_
 
 def test_a_failure_is_what_the_summary_says(tmp_path: Path) -> None:
     page: dict[str, Any] = {"base": "main", "failure": "Stage train failed.", "absent": "", "comparison": None}
-    write_summary(tmp_path / "summary.md", page)
+    render("retraining.md", tmp_path / "summary.md", page)
     assert (tmp_path / "summary.md").read_text().endswith("```\nStage train failed.\n```\n")
