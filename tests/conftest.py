@@ -2,8 +2,10 @@
 
 import os
 import shutil
+import sqlite3
 import subprocess
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +97,15 @@ sys.addaudithook(note)
 """
 
 
+# Where MLflow keeps artifacts by their whole path: without another, a copy of a store writes into the first one.
+LOCATIONS = {
+    "experiments": "artifact_location",
+    "runs": "artifact_uri",
+    "logged_models": "artifact_location",
+    "model_versions": "storage_location",
+}
+
+
 @pytest.fixture(scope="session")
 def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a tiny project whose pipeline has run, to look at; connections.log beside it lists connections."""
@@ -108,4 +119,9 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def finished(once: Path, tmp_path: Path) -> Path:
     """Return a copy of a tiny project whose pipeline has run, to change."""
-    return Path(shutil.copytree(once, tmp_path / "finished", symlinks=True))
+    copy = Path(shutil.copytree(once, tmp_path / "finished", symlinks=True))
+    with closing(sqlite3.connect(copy / "mlruns" / "mlflow.db")) as store:
+        for table, column in LOCATIONS.items():
+            store.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (str(once), str(copy)))
+        store.commit()
+    return copy

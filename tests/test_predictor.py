@@ -124,13 +124,13 @@ def test_a_model_without_what_belongs_to_it_is_an_error_in_three_parts(model: Pa
         Predictor.read(tmp_path / "finetuned.keras")
 
 
-def test_a_registered_version_is_verified_before_it_answers(once: Path) -> None:
-    command = ["python", "-m", "pneumonia", "predict", str(next((once / "data" / "raw").rglob("*.jpeg")))]
-    stored = next((once / "mlruns").rglob("artifacts/finetuned.keras"))
+def test_a_registered_version_is_verified_before_it_answers(finished: Path) -> None:
+    film = next((finished / "data" / "raw").rglob("*.jpeg"))
+    command = ["python", "-m", "pneumonia", "predict", str(film)]
+    assert "Model 1, threshold" in run(*command, cwd=finished).stdout
+    [stored] = (finished / "mlruns").rglob("artifacts/finetuned.keras")
     content = stored.read_bytes()
     stored.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
-    refused = run(*command, cwd=once, check=False)
-    stored.write_bytes(content)
+    refused = run(*command, cwd=finished, check=False)
     assert refused.returncode == 1 and "artifacts/finetuned.keras changed" in refused.stderr
     assert "Traceback" not in refused.stderr
-    assert "Model 1, threshold" in run(*command, cwd=once).stdout
