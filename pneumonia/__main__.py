@@ -8,11 +8,11 @@ from typing import Any, get_args
 import pandas as pd
 
 from pneumonia import commands
+from pneumonia.connection import reaching
 from pneumonia.errors import InputError
 from pneumonia.params import PHANTOM_NOTICE, Monitor, load_params
 from pneumonia.records import write_table
 from pneumonia.registry import MODEL_NAME, describe_versions
-from pneumonia.spool import reaching
 
 
 def status(metrics: Path = Path("reports/metrics.json")) -> None:

@@ -12,10 +12,9 @@ import pandas as pd
 import yaml
 from dvc.api import DVCFileSystem
 
+from pneumonia.connection import connect, reaching
 from pneumonia.errors import InputError
 from pneumonia.params import Monitor
-from pneumonia.spool import reaching
-from pneumonia.tracking import connect
 
 RECIPES = Path("conf/recipe")
 TESTED = ("roc_auc", "f1", "sensitivity", "specificity", "accuracy", "threshold")
@@ -111,7 +110,7 @@ def rank_experiments(by: Monitor) -> pd.DataFrame:
         raise InputError(
             "MLflow knows no DVC experiment.",
             expected="runs of `dvc exp run`",
-            remedy="dvc exp run --queue -S 'finetune.learning_rate=1e-4,3e-4' && dvc exp run --run-all",
+            remedy="dvc exp run --queue -S 'finetune.learning_rate=1e-4,3e-4' finetune && dvc exp run --run-all",
         )
     runs = runs.drop_duplicates("tags.dvc_exp_name")  # the latest stands first
     tuned = [c for c in sorted(runs.columns) if c.startswith("params.") and not c[7:].startswith(_IRRELEVANT)]

@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 from mlflow.entities.model_registry import ModelVersion
 
+from pneumonia.connection import connect
 from pneumonia.errors import InputError
 from pneumonia.files import sha256_bytes
 from pneumonia.params import Gates
 from pneumonia.promotion import MODEL_NAME, find_alias, find_promoter, promote, read_audit
 from pneumonia.registry import read_predictions
-from pneumonia.tracking import connect
 
 
 @dataclass(frozen=True)

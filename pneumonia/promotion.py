@@ -16,9 +16,8 @@ import mlflow
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 
+from pneumonia.connection import connect, reaching
 from pneumonia.errors import InputError
-from pneumonia.spool import reaching
-from pneumonia.tracking import connect
 
 MODEL_NAME = "pneumonia-classifier"
 LOCK = f"{MODEL_NAME}.promotion"  # a registered model that is there while somebody promotes

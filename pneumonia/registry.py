@@ -16,10 +16,11 @@ from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import AnyType
 from PIL import Image
 
+from pneumonia.connection import connect
 from pneumonia.errors import InputError
 from pneumonia.files import sha256_bytes, sha256_file
 from pneumonia.promotion import MODEL_NAME, find_alias
-from pneumonia.tracking import connect, find_versions
+from pneumonia.provenance import find_versions
 
 # What a stored version needs to be loaded elsewhere.
 REQUIREMENTS = (

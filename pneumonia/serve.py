@@ -1,32 +1,29 @@
 """Answer over HTTP for films: an API with its documentation, and a page around it."""
 
 import argparse
-import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 import uvicorn
-from fastapi import FastAPI, HTTPException, Request, Response, Security
+from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, PlainTextResponse
-from fastapi.security import APIKeyHeader, HTTPBearer
-from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import Field, Secret, ValidationError
 from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.routing import Route
 
-from pneumonia import api_schema as api
+from pneumonia.api import add_routes
+from pneumonia.api_schema import refuse_http, refuse_values
 from pneumonia.champion import load_predictor
+from pneumonia.connection import reaching
 from pneumonia.errors import InputError
-from pneumonia.limits import Guard, read_files
+from pneumonia.limits import Guard
 from pneumonia.params import Section
-from pneumonia.predictor import Answer, Predictor
+from pneumonia.predictor import Predictor
 from pneumonia.request_log import Metrics, Observer
 from pneumonia.service import Service
-from pneumonia.spool import reaching
 
 
 class Settings(Section):
@@ -86,58 +83,10 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(
         title="Pneumonia classifier", version="1", lifespan=run, redirect_slashes=False, docs_url=None, redoc_url=None,
         description="Says of chest radiographs of children whether they show pneumonia. Not a medical device.",
-        exception_handlers={AnyHTTPException: api.refuse_http, RequestValidationError: api.refuse_values},
+        exception_handlers={AnyHTTPException: refuse_http, RequestValidationError: refuse_values},
     )  # fmt: skip
     app.state.service = service
-    schemes = [APIKeyHeader(name="X-API-Key", auto_error=False), HTTPBearer(auto_error=False)]  # to document them
-    secured: dict[str, Any] = {"dependencies": [Security(scheme) for scheme in schemes]} if key else {}
-    unknown = (401,) if key else ()
-
-    @app.post(
-        "/v1/predict", response_model=api.Prediction, response_model_exclude_none=True, **secured,
-        responses=api.document(*unknown, 413, 415, 422, 429, 503),
-        openapi_extra=api.document_form(settings.max_files),
-    )  # fmt: skip
-    async def predict(request: Request, heatmap: bool = False) -> Any:
-        """Answer for JPEG, PNG and DICOM films: curl -F files=@a.jpeg -F files=@b.dcm http://127.0.0.1:8000/v1/predict.
-
-        Among usable films a file that is none has an error in its place; where there is none, the answer is 422.
-        """
-        contents = await read_files(request, settings.max_files)
-        request.state.films = len(contents)
-        reply = await service.answer(contents, heatmap)
-        metrics.count_films(reply)
-        if not any(isinstance(said, Answer) for said in reply.answers):
-            return api.refuse(422, "No file is a usable film.", errors=[str(said) for said in reply.answers])
-        return await asyncio.to_thread(api.write_reply, reply)
-
-    @app.get("/v1/model", **secured, responses=api.document(*unknown, 429, 503))
-    async def model() -> api.ModelDetails:
-        """Describe the model that answers."""
-        assert service.predictor
-        return api.ModelDetails(**api.describe(service.predictor))
-
-    @app.get("/healthz")
-    async def healthz() -> dict[str, str]:
-        """Say that the process lives."""
-        return {"status": "ok"}
-
-    @app.get("/readyz", responses=api.document(503))
-    async def readyz() -> dict[str, str]:
-        """Say whether there is a model."""
-        if service.predictor is None:
-            raise HTTPException(503, "The model is not loaded yet.", {"Retry-After": "5"})
-        return {"status": "ok"}
-
-    @app.get("/metrics", **secured, responses=api.document(*unknown), response_class=PlainTextResponse)
-    async def measure() -> Response:
-        """Count requests and films, for Prometheus."""
-        return Response(metrics.write(), media_type=CONTENT_TYPE_LATEST)
-
-    @app.get("/docs", include_in_schema=False)
-    async def docs() -> HTMLResponse:
-        return HTMLResponse(api.list_operations(app.openapi()))
-
+    add_routes(app, service, metrics, settings.max_files, secured=bool(key))
     routes = [route for route in app.routes if isinstance(route, Route)]
     app.add_middleware(
         Guard, routes=routes, is_ready=lambda: service.predictor is not None, key=key,

@@ -1,80 +1,23 @@
 """Tell MLflow about a run; what its server could not be told is kept in mlruns/spool and told later."""
 
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import mlflow
-import requests
-import urllib3
 from filelock import FileLock
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunData, RunInfo, RunTag
-from mlflow.exceptions import InvalidUrlException, MlflowException
+from mlflow.exceptions import MlflowException
 
-from pneumonia.errors import InputError
+from pneumonia.connection import UnreachableError, find_server, reaching
 from pneumonia.files import project_home
 
 KEY = "run_key"  # tag that tells a run from all others also where the server's answer, with its id, was lost
 Entry = dict[str, Any]  # something about a run, as JSON holds it; see `deliver`
 T = TypeVar("T")
-
-
-class UnreachableError(InputError):
-    """A tracking server that does not answer, or answers that it cannot."""
-
-
-def find_server() -> str:
-    """Return the address of the tracking server without credentials, empty where the store is none."""
-    uri = urlsplit(os.environ.get("MLFLOW_TRACKING_URI", ""))
-    address = f"{uri.scheme}://{uri.netloc.rpartition('@')[2]}{uri.path}".rstrip("/")
-    return address if uri.scheme in ("http", "https") else ""
-
-
-@contextmanager
-def reaching(doing: str = "") -> Iterator[None]:
-    """Explain what goes wrong with a tracking server, and while doing what; errors of a local store pass as they are.
-
-    Raises:
-        UnreachableError: it does not answer, or with HTTP 408, 429 or 5xx.
-        InputError: it refuses with another status, as 400, 401 and 403.
-    """
-    try:
-        yield
-    except (MlflowException, requests.RequestException) as error:
-        if not (server := find_server()):
-            raise
-        status = _find_status(error)
-        if status in (408, 429) or status >= 500:
-            raise UnreachableError(
-                f"The MLflow server {server} cannot be reached{doing}: {_find_reason(error)}.",
-                expected="a server that answers, as `make server` starts one",
-                remedy="start it, or correct MLFLOW_TRACKING_URI, and run the same command again; nothing is lost",
-            ) from error
-        raise InputError(
-            f"The MLflow server {server} refuses with HTTP {status}{doing}: {_find_reason(error)}",
-            expected="a server that knows the caller, if it asks for one, and takes what is sent",
-            remedy="look at MLFLOW_TRACKING_URI, _USERNAME, _PASSWORD and _TOKEN, and run the same command again; "
-            "what no server takes is given up by deleting its folder in mlruns/spool",
-        ) from error
-
-
-def _find_status(error: MlflowException | requests.RequestException) -> int:
-    if isinstance(error, MlflowException):  # 500 also where there was no answer
-        return 400 if isinstance(error, InvalidUrlException) else error.get_http_status_code()
-    return 503 if error.response is None else error.response.status_code
-
-
-def _find_reason(error: BaseException) -> str:
-    # The innermost says it in a few words and without the address, which may hold a password.
-    while isinstance(error.__context__, OSError | urllib3.exceptions.HTTPError | MlflowException):
-        error = error.__context__
-    return " ".join(str(error).split())
 
 
 def open_run(experiment: str, opening: Entry) -> Run:

@@ -1,17 +1,14 @@
 """Record training phases as MLflow runs, whether they were executed here or restored by DVC."""
 
 import json
-import logging
 import os
 import shutil
-import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -23,44 +20,18 @@ from mlflow.entities import Run
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.tracking.context.registry import resolve_tags
 
-from pneumonia.files import project_home, sha256_bytes, sha256_file
+from pneumonia.connection import connect, find_server, reaching
+from pneumonia.files import sha256_bytes, sha256_file
 from pneumonia.params import Params
+from pneumonia.provenance import describe_code
 from pneumonia.records import SPLITS
-from pneumonia.spool import KEY, Entry, Recorder, find_server, find_waiting, open_run, reaching, send_waiting
+from pneumonia.spool import KEY, Entry, Recorder, find_waiting, open_run, send_waiting
 
 if TYPE_CHECKING:
     from pneumonia.augment import Dataset
 
-EXPERIMENT = "pneumonia"
-LIBRARIES = ("dvc", "keras", "mlflow", "numpy", "pandas", "pillow", "scikit-learn", "scipy", "tensorflow")
 Phase = str  # "train" or "finetune"
-# A refused connection is given up after three seconds; with MLflow's own values it takes four minutes.
-PATIENCE = {"MAX_RETRIES": "2", "BACKOFF_FACTOR": "1", "TIMEOUT": "30"}
 _active: ContextVar[Recorder] = ContextVar("recorder of the phase that runs")
-
-
-@reaching()
-def connect() -> str:
-    """Point MLflow at MLFLOW_TRACKING_URI, else at the project's SQLite store, and return the experiment's id.
-
-    Raises:
-        InputError: a server does not answer or refuses.
-    """
-    home = project_home() / "mlruns"
-    artifacts = None
-    if not os.environ.get("MLFLOW_TRACKING_URI"):  # empty as GitHub leaves a variable that was not set
-        home.mkdir(exist_ok=True)
-        mlflow.set_tracking_uri(f"sqlite:///{home / 'mlflow.db'}")
-        artifacts = (home / "artifacts").as_uri()
-    elif find_server():
-        for name, value in PATIENCE.items():
-            os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
-        for library in ("urllib3.connectionpool", "mlflow.system_metrics"):  # one warning, ours, is enough
-            logging.getLogger(library).setLevel(logging.CRITICAL)
-    if experiment := mlflow.get_experiment_by_name(EXPERIMENT):
-        return experiment.experiment_id
-    kind = {"mlflow.experimentKind": "custom_model_development"}  # else the UI opens on language models
-    return mlflow.create_experiment(EXPERIMENT, artifacts, kind)
 
 
 def send_spooled() -> int:
@@ -162,29 +133,6 @@ def _now() -> int:
 def _tell_metrics(metrics: dict[str, float], step: int = 0) -> None:
     now = _now()
     _active.get().record({"metrics": [[name, float(value), now, step] for name, value in metrics.items()]})
-
-
-def describe_code() -> dict[str, str]:
-    """Return git commit, whether tracked files differ from it, and library versions, as tags."""
-    git = {"git_commit": find_commit(), "git_dirty": str(bool(_git("status", "--porcelain", "-uno")))}
-    return git | {f"version.{library}": version for library, version in find_versions(LIBRARIES).items()}
-
-
-def find_versions(libraries: Iterable[str]) -> dict[str, str]:
-    """Return the version that is installed of each library."""
-    # TensorFlow is installed as tensorflow or tensorflow_cpu; names are written in more than one way.
-    installed = {found.name.lower().replace("_", "-").removesuffix("-cpu"): found.version for found in distributions()}
-    return {library: installed[library] for library in libraries}
-
-
-def find_commit() -> str:
-    """Return the commit that is checked out, `none` outside git."""
-    return _git("rev-parse", "HEAD")
-
-
-def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
-    return done.stdout.strip() or ("" if done.returncode == 0 else "none")
 
 
 def log_epoch(epoch: int, logs: dict[str, float], rates: pd.DataFrame) -> None:

@@ -5,16 +5,17 @@ from pathlib import Path
 
 import pandas as pd
 
+from pneumonia.connection import reaching
 from pneumonia.files import sha256_file
 from pneumonia.gate import consider
 from pneumonia.params import Params
 from pneumonia.promotion import MODEL_NAME
+from pneumonia.provenance import find_commit
 from pneumonia.records import read_records
 from pneumonia.registry import Package, register_package
 from pneumonia.splits import count_crossing
-from pneumonia.spool import reaching
 from pneumonia.stage import run_stage
-from pneumonia.tracking import ensure_run, find_commit, link_initial_run, record_evaluation
+from pneumonia.tracking import ensure_run, link_initial_run, record_evaluation
 
 
 @reaching("what this stage asks and tells")

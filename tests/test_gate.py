@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from mlflow.entities.model_registry import ModelVersion
+from stores import working_in
 
 from pneumonia import gate
 from pneumonia.errors import InputError
@@ -20,7 +21,6 @@ from pneumonia.gate import Check, consider, find_evidence, judge, read_checks
 from pneumonia.intervals import compare_models
 from pneumonia.params import Gates
 from pneumonia.promotion import MODEL_NAME, PromotionRefusedError, find_alias, promote, read_audit, rollback
-from pneumonia.tracking import connect
 
 GATES = Gates(
     min_roc_auc=0.8, min_sensitivity=0.8, min_specificity=0.8, max_calibration_error=0.1,
@@ -36,27 +36,16 @@ COMMON = "test films in common with the champion, at least"
 
 @pytest.fixture(scope="module")
 def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a store with a model that has no version yet: making the tables takes seconds."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        patch.chdir(tmp_path_factory.mktemp("empty"))
-        connect()
+    """Return a store with a model that has no version yet."""
+    with working_in(tmp_path_factory.mktemp("empty")) as store:
         mlflow.MlflowClient().create_registered_model(MODEL_NAME)
-        mlflow.set_tracking_uri(None)  # pyright: ignore[reportArgumentType]
-        return Path.cwd() / "mlruns/mlflow.db"
+        return store
 
 
 @pytest.fixture(autouse=True)
-def store(empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Work in a project with a copy of that store, to which MLflow is connected."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setenv("PNEUMONIA_PROMOTER", "the pipeline")
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "mlruns").mkdir()
-    shutil.copy(empty, tmp_path / "mlruns")
-    connect()
-    yield
-    mlflow.set_tracking_uri(None)  # pyright: ignore[reportArgumentType]
+def store(empty: Path, tmp_path: Path) -> Iterator[Path]:
+    with working_in(tmp_path, empty, PNEUMONIA_PROMOTER="the pipeline") as store:
+        yield store
 
 
 def draw_films(count: int = 200, of_each: int = 1, first: int = 0) -> pd.DataFrame:

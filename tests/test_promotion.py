@@ -4,7 +4,6 @@ import getpass
 import json
 import multiprocessing
 import os
-import shutil
 import signal
 import socket
 import sqlite3
@@ -24,8 +23,10 @@ import mlflow
 import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, RESOURCE_DOES_NOT_EXIST
+from stores import working_in
 
 from pneumonia import promotion
+from pneumonia.connection import connect
 from pneumonia.errors import InputError
 from pneumonia.promotion import (
     LIMIT,
@@ -38,7 +39,6 @@ from pneumonia.promotion import (
     read_audit,
     rollback,
 )
-from pneumonia.tracking import PATIENCE, connect
 
 SPAWN = multiprocessing.get_context("spawn")  # as two machines have it: nothing shared but the store
 OLD = 1000 * (promotion.STALE + 60)  # milliseconds
@@ -47,29 +47,18 @@ OLD = 1000 * (promotion.STALE + 60)  # milliseconds
 @pytest.fixture(scope="module")
 def registered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a store with versions 1 to 4 of a model that nobody will load, none of them champion."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        patch.chdir(tmp_path_factory.mktemp("registered"))
-        connect()
+    with working_in(tmp_path_factory.mktemp("registered")) as store:
         client = mlflow.MlflowClient()
         client.create_registered_model(MODEL_NAME)
         for _ in range(4):
             client.create_model_version(MODEL_NAME, "file:nowhere")
-        mlflow.set_tracking_uri(None)  # pyright: ignore[reportArgumentType]
-        return Path.cwd() / "mlruns/mlflow.db"
+        return store
 
 
 @pytest.fixture(autouse=True)
-def store(registered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Work in a project with a copy of that store."""
-    for name in ("MLFLOW_TRACKING_URI", "PNEUMONIA_PROMOTER"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in PATIENCE.items():
-        monkeypatch.setenv(f"MLFLOW_HTTP_REQUEST_{name}", value)  # else `connect` leaves them to other tests
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "mlruns").mkdir()
-    yield Path(shutil.copy(registered, tmp_path / "mlruns"))
-    mlflow.set_tracking_uri(None)  # pyright: ignore[reportArgumentType]
+def store(registered: Path, tmp_path: Path) -> Iterator[Path]:
+    with working_in(tmp_path, registered) as store:
+        yield store
 
 
 def find_champion() -> str | None:

@@ -18,7 +18,9 @@ from conftest import run
 from mlflow.entities.model_registry import ModelVersion
 from PIL import Image
 from pydicom.data import get_testdata_file
+from stores import working_in
 
+from pneumonia.connection import connect
 from pneumonia.errors import InputError
 from pneumonia.files import sha256_file, write_json
 from pneumonia.images import read_film
@@ -41,7 +43,6 @@ from pneumonia.registry import (
     register_package,
     verify_version,
 )
-from pneumonia.tracking import connect
 
 SIZE = 32
 NOTICE = "Synthetic phantom films: no clinical meaning."
@@ -150,24 +151,15 @@ def registered(
     package: Package, changed: dict[str, Package], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, list[ModelVersion]]:
     """Return a store and what was registered: a package, another threshold, other predictions, the first again."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        patch.chdir(tmp_path_factory.mktemp("registered"))
+    with working_in(tmp_path_factory.mktemp("registered")) as store:
         versions = [register(p) for p in (package, changed["operating_point"], changed["predictions"], package)]
-        mlflow.set_tracking_uri(None)  # pyright: ignore[reportArgumentType]
-        return Path.cwd() / "mlruns/mlflow.db", versions
+        return store, versions
 
 
 @pytest.fixture(autouse=True)
-def store(registered: tuple[Path, list[ModelVersion]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator:
-    """Work in a project with a copy of that store; the files of its versions are not copied."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "mlruns").mkdir()
-    shutil.copy(registered[0], tmp_path / "mlruns")
-    connect()
-    yield
-    mlflow.set_tracking_uri(None)  # pyright: ignore[reportArgumentType]
+def store(registered: tuple[Path, list[ModelVersion]], tmp_path: Path) -> Iterator[Path]:
+    with working_in(tmp_path, registered[0]) as store:
+        yield store
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,13 +11,13 @@ import pytest
 import yaml
 from conftest import ROOT, run
 from mlflow.entities.model_registry import ModelVersion
+from stores import working_in
 from test_gate import GATES, GOOD, WORSE, crown, find_champion, find_version, register
 
 from pneumonia.__main__ import main
 from pneumonia.files import sha256_bytes
 from pneumonia.gate import consider
 from pneumonia.promotion import MODEL_NAME, find_alias, promote, read_audit
-from pneumonia.tracking import connect
 
 Command = Callable[..., str]
 NAMED = {"data_source": "kaggle", "split": "patient"}
@@ -27,33 +26,23 @@ NAMED = {"data_source": "kaggle", "split": "patient"}
 @pytest.fixture(scope="module")
 def registered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a store with version 1, champion; 2, as good; and 3, worse and below a floor, which the gate refused."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        patch.chdir(tmp_path_factory.mktemp("registered"))
-        connect()
+    with working_in(tmp_path_factory.mktemp("registered")) as store:
         mlflow.MlflowClient().create_registered_model(MODEL_NAME, description="Pneumonia.")
         crown(GOOD, **NAMED)
         register(GOOD, **NAMED)
         consider(register(WORSE, **NAMED, test_roc_auc="0.7"), GATES)
         mlflow.MlflowClient().set_registered_model_alias(MODEL_NAME, "challenger", "3")
-        mlflow.set_tracking_uri(None)  # pyright: ignore[reportArgumentType]
-        return Path.cwd() / "mlruns/mlflow.db"
+        return store
 
 
 @pytest.fixture(autouse=True)
-def project(registered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Work in a project with a copy of that store, to which MLflow is connected."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setenv("PNEUMONIA_PROMOTER", "Grace Hopper")
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "mlruns").mkdir()
-    shutil.copy(registered, tmp_path / "mlruns")
+def project(registered: Path, tmp_path: Path) -> Iterator[Path]:
+    """Work in a project with a copy of that store and the parameters of its gate."""
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     params["register"]["gates"] = GATES.model_dump()
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
-    connect()
-    yield tmp_path
-    mlflow.set_tracking_uri(None)  # pyright: ignore[reportArgumentType]
+    with working_in(tmp_path, registered, PNEUMONIA_PROMOTER="Grace Hopper"):
+        yield tmp_path
 
 
 @pytest.fixture

@@ -14,11 +14,12 @@ from conftest import clean_environment, run, set_params
 from test_gate import draw_films, say
 from test_pipeline import wait_for
 
+from pneumonia.comparison import Comparison, compare_with, trace_roc
 from pneumonia.errors import InputError
 from pneumonia.gate import Check, Evidence, measure_gains
 from pneumonia.params import Gates
 from pneumonia.report import render
-from pneumonia.retraining import Comparison, compare_with, reproduce, run_pipeline, trace_roc
+from pneumonia.retraining import reproduce, run_pipeline
 
 FILMS = draw_films()
 

@@ -48,13 +48,13 @@ from test_spool import find_port
 
 from pneumonia import serve
 from pneumonia.champion import load_predictor
+from pneumonia.connection import connect
 from pneumonia.errors import InputError
 from pneumonia.heatmaps import overlay
 from pneumonia.phantom import draw_chest, expose
 from pneumonia.predictor import Predictor
 from pneumonia.registry import MODEL_NAME, _digest, download_version, get_version
 from pneumonia.serve import Settings, create_app
-from pneumonia.tracking import connect
 
 FILMS = [expose(default_rng(n), draw_chest(default_rng(n), default_rng(n + 9), (60, 70), "")) for n in range(6)]
 KEY = "geheim-0123456789"

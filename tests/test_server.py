@@ -20,10 +20,11 @@ from test_spool import find_port
 from test_tracking import DATASET, PARAMS, write_range_test
 
 from pneumonia.augment import write_dataset
+from pneumonia.connection import connect
 from pneumonia.errors import InputError
 from pneumonia.server import find_postgres
 from pneumonia.spool import find_waiting
-from pneumonia.tracking import connect, log_epoch, log_range_test, phase_run, send_spooled, tag_model
+from pneumonia.tracking import log_epoch, log_range_test, phase_run, send_spooled, tag_model
 
 try:
     find_postgres()

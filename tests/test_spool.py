@@ -23,12 +23,11 @@ from sqlalchemy.exc import DatabaseError
 from test_tracking import DATASET, PARAMS, write_range_test
 
 from pneumonia.augment import write_dataset
+from pneumonia.connection import PATIENCE, UnreachableError, connect
 from pneumonia.errors import InputError
 from pneumonia.files import sha256_file
-from pneumonia.spool import UnreachableError, find_spool, find_waiting
+from pneumonia.spool import find_spool, find_waiting
 from pneumonia.tracking import (
-    PATIENCE,
-    connect,
     ensure_run,
     find_run,
     link_initial_run,
@@ -154,7 +153,7 @@ def project(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     for name in set(PATIENCE) - {"MAX_RETRIES"}:
         monkeypatch.setenv(f"MLFLOW_HTTP_REQUEST_{name}", PATIENCE[name])
-    monkeypatch.setattr("pneumonia.tracking.EXPERIMENT", str(tmp_path))
+    monkeypatch.setattr("pneumonia.connection.EXPERIMENT", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     write_dataset(DATASET, DATA)
     MODEL.write_bytes(os.urandom(8))
@@ -228,7 +227,7 @@ def now() -> int:
 
 def send(*before: str, check: bool = True) -> subprocess.Popen[str]:
     """Start a process that sends what waits, after lines of Python of its own."""
-    code = ["import pneumonia.tracking as tracking", f"tracking.EXPERIMENT = {str(Path.cwd())!r}", *before]
+    code = ["from pneumonia import connection, tracking", f"connection.EXPERIMENT = {str(Path.cwd())!r}", *before]
     code += ["print('sent', tracking.send_spooled())"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.Popen([sys.executable, "-c", "\n".join(code)], env=environment, stdout=-1, stderr=-1, text=True)

@@ -17,13 +17,13 @@ import pytest
 from mlflow.entities import Run
 
 from pneumonia.augment import Dataset, Split, write_dataset
+from pneumonia.connection import connect
 from pneumonia.files import sha256_file
 from pneumonia.params import Params, load_params
+from pneumonia.provenance import describe_code
 from pneumonia.rate_finder import DTYPES, suggest
 from pneumonia.records import write_table
 from pneumonia.tracking import (
-    connect,
-    describe_code,
     ensure_run,
     find_run,
     link_initial_run,
