@@ -175,7 +175,8 @@ def show_examples() -> str:
         shot = default_rng([seed, 1])
         film = expose(shot, draw_chest(default_rng(seed), shot, (224, 304), kind))
         buttons += f'<button><img src="{embed(film)}" alt="">{name}</button>'
-    return f'<strong>Or a synthetic film, drawn as</strong><div class="examples">{buttons}</div>'
+    warned = '<p class="soft">A model that was trained on real films warns of these.</p>'
+    return f'<strong>Or a synthetic film, drawn as</strong><div class="examples">{buttons}</div>{warned}'
 
 
 def embed(pixels: npt.NDArray[np.uint8]) -> str:

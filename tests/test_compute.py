@@ -54,7 +54,7 @@ def test_a_zero_from_outside_means_what_it_means_to_tensorflow(monkeypatch: pyte
 
 def test_as_many_items_are_worked_on_at_once_as_there_are_threads():
     use_threads(3)
-    together, threads = threading.Barrier(3, timeout=10), set[int]()
+    together, threads = threading.Barrier(3, timeout=60), set[int]()
 
     def work(item: int) -> None:
         threads.add(threading.get_ident())

@@ -72,7 +72,7 @@ def start(folder: Path, port: int) -> subprocess.Popen[bytes]:
         try:
             if requests.get(f"http://127.0.0.1:{port}/health", timeout=5).ok:
                 return process
-        except requests.ConnectionError:
+        except requests.RequestException:
             time.sleep(0.1)
     raise AssertionError((folder / "said").read_text())
 
@@ -172,7 +172,7 @@ def test_a_port_that_is_taken_is_an_error_that_names_it(folder: Path):
             try:
                 requests.get(f"http://127.0.0.1:{port}", timeout=5)
                 break
-            except requests.ConnectionError:
+            except requests.RequestException:
                 time.sleep(0.1)
         done = subprocess.run(command, cwd=ROOT, env=clean_environment(), capture_output=True, text=True)
         other.kill()

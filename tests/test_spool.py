@@ -75,7 +75,7 @@ class Server:
     def answers(self) -> bool:
         try:
             return requests.get(f"{self.uri}/health", timeout=5).ok
-        except requests.ConnectionError:
+        except requests.RequestException:
             return False
 
     def kill(self) -> None:
