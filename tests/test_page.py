@@ -25,8 +25,8 @@ from numpy.random import default_rng
 from PIL import Image
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, Response, expect, sync_playwright
 from test_dicom import NARROW, encode, encode_pillow
-from test_spool import find_port
 
+from benchmarks.servers import find_port
 from pneumonia.heatmaps import overlay
 from pneumonia.images import ImageRefusedError, Pixels
 from pneumonia.page import EXAMPLES, describe_answer, format_share, mount_page, show_examples, warn

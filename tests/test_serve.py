@@ -44,8 +44,8 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from test_dicom import encode, make, wrap, write
-from test_spool import find_port
 
+from benchmarks.servers import find_port
 from pneumonia import serve
 from pneumonia.champion import load_predictor
 from pneumonia.connection import connect

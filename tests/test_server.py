@@ -16,9 +16,9 @@ import pandas as pd
 import pytest
 import requests
 from conftest import ROOT, clean_environment, run, set_params
-from test_spool import find_port
 from test_tracking import DATASET, PARAMS, write_range_test
 
+from benchmarks.servers import find_port
 from pneumonia.augment import write_dataset
 from pneumonia.connection import connect
 from pneumonia.errors import InputError

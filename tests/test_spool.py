@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -22,6 +21,7 @@ from mlflow.entities import Metric, Run
 from sqlalchemy.exc import DatabaseError
 from test_tracking import DATASET, PARAMS, write_range_test
 
+from benchmarks.servers import find_port
 from pneumonia.augment import write_dataset
 from pneumonia.connection import PATIENCE, UnreachableError, connect
 from pneumonia.errors import InputError
@@ -43,12 +43,6 @@ ROOT = Path(__file__).parent.parent
 DATA, MODEL, STATE, HISTORY = Path("dataset.pkl"), Path("model.keras"), Path("state"), Path("history.csv")
 RANGE = Path("train_range.csv")
 SAMPLE = "system/cpu_utilization_percentage"
-
-
-def find_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 class Server:
