@@ -129,6 +129,7 @@ def visit(browser: Browser, served: Served, asked: list[str], wrong: list[str], 
     page.on("requestfailed", fail)
     page.on("console", listen)
     page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("filechooser", lambda _: None)  # without a listener Playwright arms late, and the browser has cancelled
     page.goto(served.address)
     page.get_by_text("Not a medical device").wait_for()
     return page
