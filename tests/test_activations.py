@@ -292,7 +292,7 @@ def start_process(films: np.ndarray, barrier: Any, results: Any = None) -> Any:
 def test_an_extraction_that_was_killed_is_gone_on_with(classifier: keras.Model, passes: list[Pass]):
     prefixes = cut(classifier, FINETUNE)
     save_model(classifier, Path("model.keras"))
-    barrier = SPAWN.Barrier(2, timeout=60)
+    barrier = SPAWN.Barrier(2, timeout=180)
     process = start_process(FILMS, barrier)
     barrier.wait()
     while not count_known():
@@ -311,9 +311,9 @@ def test_an_extraction_that_was_killed_is_gone_on_with(classifier: keras.Model, 
 def test_two_processes_that_ask_at_once_compute_each_film_once(classifier: keras.Model):
     prefixes = cut(classifier, HEAD)
     save_model(classifier, Path("model.keras"))
-    barrier, results = SPAWN.Barrier(2, timeout=60), SPAWN.Queue()
+    barrier, results = SPAWN.Barrier(2, timeout=180), SPAWN.Queue()
     processes = [start_process(films, barrier, results) for films in (FILMS[:7], FILMS[3:])]
-    answers = sorted((results.get(timeout=120) for _ in processes), key=lambda answer: len(answer[1][0]))
+    answers = sorted((results.get(timeout=180) for _ in processes), key=lambda answer: len(answer[1][0]))
     for process in processes:
         process.join()
     computed = [done for passes, _ in answers for done in passes]

@@ -425,8 +425,8 @@ def test_a_promotion_waits_for_a_locked_database(store: Path):
     with closing(sqlite3.connect(store, check_same_thread=False)) as database:
         database.execute("BEGIN IMMEDIATE")
         ends = threading.Timer(1, database.rollback)
-        ends.start()
         started = time.monotonic()
+        ends.start()
         promote("1", None, "better", {}, "Ada")
         ends.join()
     assert time.monotonic() - started > 0.9

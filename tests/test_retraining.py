@@ -104,7 +104,7 @@ def test_a_retraining_that_is_stopped_leaves_nothing_half_done_and_the_next_one_
     )  # fmt: skip
     wait_for(finished, ".cache/training/train-*/history.json")
     os.killpg(stopped.pid, signal.SIGINT)
-    stopped.communicate(timeout=60)
+    stopped.communicate(timeout=180)
     assert stopped.returncode
     assert state == [run("git", *c.split(), cwd=finished).stdout for c in ("branch -a", "status --short", "log")]
     done = run(*command, cwd=finished)

@@ -313,7 +313,7 @@ def test_a_new_champion_takes_over_while_requests_run_and_every_answer_is_of_one
     with listening(app) as url:
 
         def call() -> None:
-            while len(answers) < 400 and (not answers or answers[-1].json()["model"]["version"] == "1"):
+            while len(answers) < 4000 and (not answers or answers[-1].json()["model"]["version"] == "1"):
                 answers.append(requests.post(f"{url}/v1/predict", files=attach(*JPEGS), timeout=90))
 
         with ThreadPoolExecutor(4) as callers:

@@ -92,10 +92,10 @@ def test_the_table_has_a_row_for_each_way() -> None:
 
 
 def test_others_are_told_apart_from_what_is_measured() -> None:
-    before, deadline = read_clocks(), time.perf_counter() + 0.5
-    while time.perf_counter() < deadline:
+    before, enough = read_clocks(), time.process_time() + 0.5
+    while time.process_time() < enough:
         pass
     passed, busy, own = read_clocks() - before
-    assert 0.3 < own < 0.7 and busy > 0.3 and passed > 0.5
+    assert 0.4 < own < 0.7 and busy > 0.4 and passed > 0.4
     assert find_others(np.zeros(3), np.array([4.0, 3.0, 1.0])) == 0.5
     assert find_others(np.zeros(3), np.array([4.0, 1.0, 1.01])) == 0
