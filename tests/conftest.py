@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 from collections.abc import Callable
@@ -11,6 +12,9 @@ from typing import Any
 
 import pytest
 import yaml
+
+# Where the tests themselves are started in the background a shell has this ignored, also in all that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parent.parent
 REAL_FILMS = ROOT.parent / "shared" / "data" / "chest_xray"
