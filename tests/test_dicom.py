@@ -26,6 +26,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.pixels import get_decoder
 from scipy.special import expit
+from test_images import encode as encode_image
 
 from pneumonia.augment import read_split
 from pneumonia.compute import map_threads
@@ -94,9 +95,7 @@ def encode_rle(stored: Plane, **attributes: Any) -> bytes:
 
 
 def encode_pillow(stored: Plane, kind: str, **options: Any) -> bytes:
-    buffer = BytesIO()
-    Image.fromarray(stored).save(buffer, kind, **options)
-    return buffer.getvalue()
+    return encode_image(Image.fromarray(stored), kind, **options)
 
 
 def encode_lossless_jpeg(stored: Plane, bits: int) -> bytes:

@@ -1,10 +1,8 @@
 """Films as bytes that can be sent, and what is sent by mistake or in bad faith."""
 
-import io
 import zlib
 from collections.abc import Iterator
 from struct import pack
-from typing import Any
 
 import numpy as np
 from numpy.random import default_rng
@@ -12,16 +10,11 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from pydicom import uid
 from test_dicom import encode, make, wrap, write
+from test_images import encode as save
 
 from pneumonia.phantom import draw_chest, expose
 
 FILMS = [expose(default_rng(n), draw_chest(default_rng(n), default_rng(n + 9), (60, 70), "")) for n in range(6)]
-
-
-def save(image: Image.Image, kind: str = "png", **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 JPEGS = [save(Image.fromarray(film), "jpeg") for film in FILMS]
