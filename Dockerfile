@@ -32,7 +32,7 @@ USER 10001:10001
 EXPOSE 8000
 # No proxy: the container asks itself.
 HEALTHCHECK --interval=30s --timeout=10s --start-period=2m CMD ["python", "-c", "import os; from urllib.request import ProxyHandler, build_opener; build_opener(ProxyHandler({})).open(f'http://127.0.0.1:{os.environ[\"PNEUMONIA_PORT\"]}/readyz', timeout=5)"]
-CMD ["python", "-m", "pneumonia.serve"]
+CMD ["python", "-m", "pneumonia", "serve"]
 
 FROM service
 ARG MODEL=models

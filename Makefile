@@ -65,7 +65,7 @@ compare: setup  ## run RECIPES="a b" as experiments, SET="name=value ..." for al
 rank: setup  ## print the experiments of a sweep, best first on validation; BY=val_auc by another metric
 	@python -m pneumonia rank $(if $(BY),--by $(BY))
 
-benchmark: .venv/requirements-serve.txt  ## compare with the plain way; DATA=folder: on its films, long; else on the phantom, 5 minutes
+benchmark: .venv/requirements-serve.txt  ## compare with the plain way; DATA=folder: on its images, long; else on the phantom, 5 minutes
 	@python -m benchmarks $(if $(DATA),--data $(DATA) --out docs/benchmark.md)
 
 ui: setup  ## open the MLflow UI on this project's runs
@@ -73,10 +73,10 @@ ui: setup  ## open the MLflow UI on this project's runs
 	@mlflow server --backend-store-uri sqlite:///mlruns/mlflow.db --host 127.0.0.1 --port $(PORT)
 
 serve: .venv/requirements-serve.txt  ## answer at http://127.0.0.1:8000: page, API and its documentation; MODEL=champion, PORT=8000
-	@python -m pneumonia.serve $${MODEL:+--model "$$MODEL"} $${PORT:+--port "$$PORT"}
+	@python -m pneumonia serve $${MODEL:+--model "$$MODEL"} $${PORT:+--port "$$PORT"}
 
 server: .venv/requirements-server.txt  ## run a tracking server on PostgreSQL; export MLFLOW_TRACKING_URI=http://127.0.0.1:5000 sends runs there
-	@python -m pneumonia.server --port $(PORT)
+	@python -m pneumonia server --port $(PORT)
 
 COMPILE := uv pip compile pyproject.toml -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header
 lock:  ## pin what pyproject.toml names, with hashes; needs uv. All of it at once, then parts of that

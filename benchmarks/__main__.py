@@ -1,4 +1,4 @@
-"""Measure the plain way and this pipeline in one go: the same films, machine, epochs and seeds."""
+"""Measure the plain way and this pipeline in one go: the same images, machine, epochs and seeds."""
 
 import argparse
 import tempfile
@@ -10,12 +10,12 @@ from typing import Any
 
 from benchmarks import pipeline
 from benchmarks.tables import Ways, describe, tabulate, tabulate_served, tabulate_ways
-from pneumonia.errors import InputError
-from pneumonia.files import replacing
-from pneumonia.phantom import draw_phantoms
-from pneumonia.sources import fetch_folder
+from pneumonia.core.errors import InputError
+from pneumonia.core.files import replacing
+from pneumonia.sources.folder import fetch_folder
+from pneumonia.sources.phantom import draw_phantoms
 
-Case = tuple[str, str, int]  # backbone, weights, number of films
+Case = tuple[str, str, int]  # backbone, weights, number of images
 PARTS = ("phases", "scaling", "floor", "serving", "experiment")
 EXPERIMENTS = (
     "dvc exp run -S train.learning_rate=1e-3",
@@ -24,9 +24,9 @@ EXPERIMENTS = (
 )
 INTRODUCTION = """# Benchmarks
 
-Plain is what a good notebook does: all films in memory, tf.data, `fit` through the whole model; its seconds are those
+Plain is what a good notebook does: all images in memory, tf.data, `fit` through the whole model; its seconds are those
 of building and fitting only. Pipeline is `stages.train` and `stages.finetune` as whole processes, start, imports,
-reading, MLflow and saving included, with nothing computed beforehand. Both start from the same weights, see the films
+reading, MLflow and saving included, with nothing computed beforehand. Both start from the same weights, see the images
 in the same order, draw the same dropout and keep the epoch of lowest validation loss. Ratio is plain / pipeline. Each
 figure is of one run.
 """
@@ -38,12 +38,12 @@ class Form:
 
     Attributes:
         phases: what both phases are compared for.
-        scaling: numbers of films, for the last backbone of `phases`.
-        phantoms: films to draw where no folder is given.
+        scaling: numbers of images, for the last backbone of `phases`.
+        phantoms: images to draw where no folder is given.
         changes: of params.yaml, section by section.
         parts: what is measured unless told otherwise.
         experiments: commands to time, one after the other.
-        served: films for the command, seconds for each server.
+        served: images for the command, seconds for each server.
     """
 
     phases: tuple[Case, ...]
@@ -66,40 +66,40 @@ SHORT = Form(  # below five minutes on two cores
 
 
 class Bench:
-    """Films and scratch projects below a folder; a method for each of PARTS yields its part of the report."""
+    """Images and scratch projects below a folder; a method for each of PARTS yields its part of the report."""
 
     def __init__(self, folder: Path, data: Path | None, form: Form) -> None:
-        self.folder, self.form, self.films = folder, form, folder / "films"
+        self.folder, self.form, self.images = folder, form, folder / "images"
         self.compared: dict[Case, Ways] = {}
         if data:
-            fetch_folder(data, self.films)
+            fetch_folder(data, self.images)
         else:
-            draw_phantoms(self.films, form.phantoms, seed=7)
-        kind = "films of a folder" if data else "synthetic films, whose results mean nothing clinically"
-        self.origin = f"Measured on {pipeline.count_films(self.films):,} {kind}, with the settings of params.yaml.\n"
+            draw_phantoms(self.images, form.phantoms, seed=7)
+        kind = "images of a folder" if data else "synthetic images, whose results mean nothing clinically"
+        self.origin = f"Measured on {pipeline.count_images(self.images):,} {kind}, with the settings of params.yaml.\n"
 
     def compare(self, case: Case) -> Ways:
-        """Train on a sample of the films both ways; what was compared before is not again."""
+        """Train on a sample of the images both ways; what was compared before is not again."""
         if case not in self.compared:
-            backbone, weights, images = case
-            name = f"{backbone}-{images}"
-            films = self.folder / "samples" / name
-            pipeline.sample_films(self.films, images, films)
+            backbone, weights, number = case
+            name = f"{backbone}-{number}"
+            images = self.folder / "samples" / name
+            pipeline.sample_images(self.images, number, images)
             model = {"backbone": backbone, "weights": weights}
-            project = self.make_project(name, films, {"augment": {"balance": "none"}, "model": model})
+            project = self.make_project(name, images, {"augment": {"balance": "none"}, "model": model})
             pipeline.run("dvc repro augment", project)
             self.compared[case] = {"plain": pipeline.run_plain(project), "pipeline": pipeline.run_pipeline(project)}
         return self.compared[case]
 
-    def make_project(self, name: str, films: Path, changes: dict[str, dict[str, Any]]) -> Path:
-        """Copy this project, to train on these films."""
-        source = {"data": {"source": "folder", "path": str(films)}}
+    def make_project(self, name: str, images: Path, changes: dict[str, dict[str, Any]]) -> Path:
+        """Copy this project, to train on these images."""
+        source = {"data": {"source": "folder", "path": str(images)}}
         return pipeline.copy_project(self.folder / name, self.form.changes, source, changes)
 
     @cached_property
     def whole(self) -> tuple[Path, dict[str, float]]:
-        """Run the pipeline on all films: the project, and the seconds of each stage."""
-        project = self.make_project("whole", self.films, {})
+        """Run the pipeline on all images: the project, and the seconds of each stage."""
+        project = self.make_project("whole", self.images, {})
         ran = pipeline.run("dvc repro", project)
         pipeline.commit(project)
         return project, ran.stages | {"all, and DVC's start": ran.seconds}
@@ -111,29 +111,29 @@ class Bench:
             yield describe(*case[:2]) + tabulate_ways({case[2]: self.compare(case)})
 
     def scaling(self) -> Iterator[str]:
-        """Compare at growing numbers of films."""
+        """Compare at growing numbers of images."""
         backbone, weights, _ = self.form.phases[-1]
         sizes = {*self.form.scaling, *(case[2] for case in self.compared if case[:2] == (backbone, weights))}
-        ways = {films: self.compare((backbone, weights, films)) for films in sorted(sizes)}
-        yield "## More films\n\n" + describe(backbone, weights) + tabulate_ways(ways)
+        ways = {images: self.compare((backbone, weights, images)) for images in sorted(sizes)}
+        yield "## More images\n\n" + describe(backbone, weights) + tabulate_ways(ways)
 
     def floor(self) -> Iterator[str]:
         """Time all stages, and the least that training can take."""
         project, stages = self.whole
-        yield f"## `dvc repro` of {pipeline.count_films(self.films):,} films, from the raw folder to a version\n"
+        yield f"## `dvc repro` of {pipeline.count_images(self.images):,} images, from the raw folder to a version\n"
         yield tabulate(("stage", "seconds"), [(name, f"{seconds:.1f}") for name, seconds in stages.items()])
         passes = pipeline.run_floor(project)
         least, took = sum(row["seconds"] for row in passes), stages["train"] + stages["finetune"]
-        rows = [(p["what"], f"{p['films']:,}", f"{p['rate']:,.0f}", f"{p['seconds']:.2f}") for p in passes]
+        rows = [(p["what"], f"{p['images']:,}", f"{p['rate']:,.0f}", f"{p['seconds']:.2f}") for p in passes]
         sums = {"floor: all of these": least, "train and finetune took": took, "took / floor": took / least}
         rows += [(name, "", "", f"{value:.2f}") for name, value in sums.items()]
-        yield "The least training can take: every film through every part at the best rate of a tight loop, float32.\n"
-        yield tabulate(("part", "films", "films/s", "seconds"), rows)
+        yield "The least training can take: every image through every part at the best rate of a tight loop, float32.\n"
+        yield tabulate(("part", "images", "images/s", "seconds"), rows)
 
     def serving(self) -> Iterator[str]:
         """Measure how fast the command and the servers answer."""
-        films, seconds = self.form.served
-        yield tabulate_served(pipeline.run_serving(self.whole[0], films, seconds), seconds)
+        images, seconds = self.form.served
+        yield tabulate_served(pipeline.run_serving(self.whole[0], images, seconds), seconds)
 
     def experiment(self) -> Iterator[str]:
         """Time experiments that change one number, one after the other."""
@@ -147,7 +147,7 @@ class Bench:
 def main() -> None:
     """Print the report piece by piece and keep in --out what there is so far."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--data", type=Path, help="folder of films; without it a short form on synthetic ones")
+    parser.add_argument("--data", type=Path, help="folder of images; without it a short form on synthetic ones")
     parser.add_argument("--out", type=Path, help="Markdown file")
     parser.add_argument("--parts", nargs="+", choices=PARTS, help="all; without --data all but scaling")
     options = parser.parse_args()

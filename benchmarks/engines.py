@@ -1,4 +1,4 @@
-"""Measure what else could run the frozen prefix and score films: `python -m benchmarks.engines data`.
+"""Measure what else could run the frozen prefix and score images: `python -m benchmarks.engines data`.
 
 ONNX Runtime and OpenVINO are no dependencies of the project; docs/engines.md says how to install them beside it.
 """
@@ -23,10 +23,10 @@ Run = Callable[[np.ndarray], np.ndarray]
 
 
 def compile_model(model: Any, engine: str) -> Run:
-    """Return a function from a batch of films (BATCH_SIZE, side, side, 1) to what a Keras model says of it."""
+    """Return a function from a batch of images (BATCH_SIZE, side, side, 1) to what a Keras model says of it."""
     import tensorflow as tf
 
-    function = tf.function(lambda films: model(films, training=False))
+    function = tf.function(lambda images: model(images, training=False))
     signature = tf.TensorSpec((BATCH_SIZE, *model.input_shape[1:]), tf.float32)
     name, _, precision = engine.partition(" ")
     if name == "openvino":
@@ -34,35 +34,36 @@ def compile_model(model: Any, engine: str) -> Run:
 
         hint = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "bf16" if precision else "f32"}
         compiled = ov.compile_model(ov.convert_model(function.get_concrete_function(signature)), "CPU", hint)
-        return lambda films: compiled(films)[0]
+        return lambda images: compiled(images)[0]
     if name == "onnxruntime":
         onnxruntime: Any = import_module("onnxruntime")
         tf2onnx: Any = import_module("tf2onnx")
         converted, _ = tf2onnx.convert.from_function(function, [signature], opset=17)
         session = onnxruntime.InferenceSession(converted.SerializeToString(), providers=["CPUExecutionProvider"])
         (given,) = session.get_inputs()
-        return lambda films: np.asarray(session.run(None, {given.name: films})[0])
+        return lambda images: np.asarray(session.run(None, {given.name: images})[0])
     if precision:
         tf.config.optimizer.set_experimental_options({"auto_mixed_precision_onednn_bfloat16": True})
-    return lambda films: function(tf.constant(films)).numpy()
+    return lambda images: function(tf.constant(images)).numpy()
 
 
-def measure(engine: str, backbone: str, dataset: Path, films: int) -> dict[str, Any]:
-    """Return films/s of the prefix alone, and seconds and probabilities of scoring from a started process on."""
+def measure(engine: str, backbone: str, dataset: Path, number: int) -> dict[str, Any]:
+    """Return images/s of the prefix alone, and seconds and probabilities of scoring from a started process on."""
     started = time.perf_counter()
     import keras
 
-    from pneumonia.augment import read_split
-    from pneumonia.model import build_model, cut_model, freeze_below
-    from pneumonia.params import ModelParams
+    from pneumonia.augment.build import read_split
+    from pneumonia.core.params import ModelParams
+    from pneumonia.models.classifier import build_model
+    from pneumonia.models.cut import cut_model, freeze_below
 
     keras.utils.set_random_seed(1)
     params = ModelParams(backbone=backbone, weights=BACKBONES[backbone], image_size="auto", dropout=0.5, head="sigmoid")
     model = build_model(params)
-    records = pd.read_csv(dataset / "merged.csv").sample(films, random_state=1)
+    records = pd.read_csv(dataset / "merged.csv").sample(number, random_state=1)
     images = read_split(records, dataset / "raw", model.input_shape[1]).images[..., None].astype(np.float32)
     score = compile_model(model, engine)
-    batches = [images[start : start + BATCH_SIZE] for start in range(0, films, BATCH_SIZE)]
+    batches = [images[start : start + BATCH_SIZE] for start in range(0, number, BATCH_SIZE)]
     logits = np.concatenate([score(batch) for batch in batches])[:, 0]
     scored = time.perf_counter() - started
     freeze_below(model, None)
@@ -80,19 +81,26 @@ def main() -> None:
     """Measure each engine in a process of its own and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path, help="the project's data folder after `dvc repro augment`")
-    parser.add_argument("--films", type=int, default=512, help="a multiple of 32")
+    parser.add_argument("--images", type=int, default=512, help="a multiple of 32")
     parser.add_argument("--one", nargs=2, metavar=("ENGINE", "BACKBONE"), help="print its figures as JSON")
     arguments = parser.parse_args()
     if arguments.one:
         engine, backbone = arguments.one
-        print(json.dumps(measure(engine, backbone, arguments.data, arguments.films)))
+        print(json.dumps(measure(engine, backbone, arguments.data, arguments.images)))
         return
-    print("| backbone | engine | prefix, films/s | ratio | scoring, s | ratio | probability differs by |")
+    print("| backbone | engine | prefix, images/s | ratio | scoring, s | ratio | probability differs by |")
     print("|---|---|---|---|---|---|---|")
     for backbone in BACKBONES:
         plain: dict[str, Any] = {}
         for engine in ENGINES:
-            command = [sys.executable, "-m", "benchmarks.engines", str(arguments.data), "--films", str(arguments.films)]
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks.engines",
+                str(arguments.data),
+                "--images",
+                str(arguments.images),
+            ]
             done = subprocess.run([*command, "--one", engine, backbone], capture_output=True, text=True)
             if done.returncode:
                 print(f"| {backbone} | {engine} | {done.stderr.strip().splitlines()[-1]} | | | | |")

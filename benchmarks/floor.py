@@ -1,4 +1,4 @@
-"""The least that the training of both phases can take: every film through every part as fast as the part can go.
+"""The least that the training of both phases can take: every image through every part as fast as the part can go.
 
 `python -m benchmarks.floor DATASET.pkl RESULT.json` in a project's folder reads its params.yaml.
 """
@@ -14,32 +14,34 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from pneumonia.augment import Dataset, read_dataset
-from pneumonia.model import build_model, cut_model, find_layer, freeze_below, get_backbone
-from pneumonia.params import FitParams, Params, load_params
-from pneumonia.training import make_deterministic
+from pneumonia.core.dataset import Dataset, read_dataset
+from pneumonia.core.params import FitParams, Params
+from pneumonia.core.params_file import load_params
+from pneumonia.models.classifier import build_model
+from pneumonia.models.cut import cut_model, find_layer, freeze_below, get_backbone
+from pneumonia.training.fit import make_deterministic
 
 REPEATS, SECONDS = 3, 0.5  # the best of so many loops that each last at least so long
 
 
 @dataclass(frozen=True)
 class Pass:
-    """Films that go through a part of the model.
+    """Images that go through a part of the model.
 
     Attributes:
         what: the part and what is done with it.
-        films: how often a film passes, over all epochs.
-        rate: films per second in a tight loop.
+        images: how often an image passes, over all epochs.
+        rate: images per second in a tight loop.
     """
 
     what: str
-    films: int
+    images: int
     rate: float
 
     @property
     def seconds(self) -> float:
         """Seconds that it takes at that rate."""
-        return self.films / self.rate
+        return self.images / self.rate
 
 
 def list_passes(dataset: Dataset, params: Params) -> list[Pass]:
@@ -50,9 +52,9 @@ def list_passes(dataset: Dataset, params: Params) -> list[Pass]:
     make_deterministic(params.train.seed)
     model, batch_size = build_model(params.model), params.compute.batch_size
     head = cut_model(model, params.finetune.from_layer)
-    films = len(dataset.train.labels) + len(dataset.val.labels)
+    images = len(dataset.train.labels) + len(dataset.val.labels)
     passes = [
-        Pass(f"{prefix.name}, frozen, once", films, measure_forward(prefix, batch_size)) for prefix in head.prefixes
+        Pass(f"{prefix.name}, frozen, once", images, measure_forward(prefix, batch_size)) for prefix in head.prefixes
     ]
     passes += list_epochs("initial", head.tail, dataset, params.train)
     freeze_below(model, find_layer(get_backbone(model), params.finetune.from_layer))
@@ -70,13 +72,13 @@ def list_epochs(phase: str, tail: keras.Model, dataset: Dataset, params: FitPara
 
 
 def measure_forward(model: keras.Model, batch_size: int) -> float:
-    """Return films per second of the forward pass on one random batch that stays in memory."""
+    """Return images per second of the forward pass on one random batch that stays in memory."""
     x, forward = draw_batch(model, batch_size), tf.function(lambda x: model(x, training=False))
     return measure_rate(lambda: forward(x), batch_size)
 
 
 def measure_training(model: keras.Model, params: FitParams) -> float:
-    """Return films per second of the optimiser's step on one random batch that stays in memory."""
+    """Return images per second of the optimiser's step on one random batch that stays in memory."""
     x, y = draw_batch(model, params.batch_size), tf.ones((params.batch_size, 1))
     optimizer, loss = keras.optimizers.Adam(), keras.losses.BinaryCrossentropy(from_logits=True)
     weights: list[Any] = model.trainable_variables
@@ -96,18 +98,18 @@ def draw_batch(model: keras.Model, batch_size: int) -> tf.Tensor:
     return tf.random.stateless_uniform((batch_size, *model.input_shape[1:]), (0, 0))
 
 
-def measure_rate(step: Callable[[], Any], films: int) -> float:
-    """Return films per second of the best of some loops; `step` handles `films`."""
+def measure_rate(step: Callable[[], Any], images: int) -> float:
+    """Return images per second of the best of some loops; `step` handles `images`."""
     step()  # traces
-    return max(_loop(step, films) for _ in range(REPEATS))
+    return max(_loop(step, images) for _ in range(REPEATS))
 
 
-def _loop(step: Callable[[], Any], films: int) -> float:
+def _loop(step: Callable[[], Any], images: int) -> float:
     steps, start = 0, time.perf_counter()
     while (seconds := time.perf_counter() - start) < SECONDS or not steps:
         step()
         steps += 1
-    return steps * films / seconds
+    return steps * images / seconds
 
 
 if __name__ == "__main__":

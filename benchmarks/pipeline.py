@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from pneumonia.errors import InputError
+from pneumonia.core.errors import InputError
 
 ROOT = Path(__file__).parent.parent
 PHASES = ("train", "finetune")
@@ -51,7 +51,7 @@ class Ran:
 
 @dataclass(frozen=True)
 class Phase:
-    """What a training phase took, and what its best epoch reached on validation films."""
+    """What a training phase took, and what its best epoch reached on validation images."""
 
     seconds: float
     memory: float
@@ -117,37 +117,37 @@ def set_params(project: Path, changes: dict[str, Any]) -> None:
         path.write_text(yaml.safe_dump(params | {name: params[name] | values for name, values in changes.items()}))
 
 
-def count_films(films: Path) -> int:
-    """Count the files below <films>/<folder>/<label>/."""
-    return sum(1 for _ in films.glob("*/*/*"))
+def count_images(images: Path) -> int:
+    """Count the files below <images>/<folder>/<label>/."""
+    return sum(1 for _ in images.glob("*/*/*"))
 
 
-def sample_films(films: Path, images: int, out: Path) -> None:
+def sample_images(images: Path, number: int, out: Path) -> None:
     """Link a random sample into <out>/train/<label>/, always the same one, each class with its share.
 
     Raises:
-        InputError: there are fewer films.
+        InputError: there are fewer images.
     """
-    total = count_films(films)
-    if total < images:
+    total = count_images(images)
+    if total < number:
         raise InputError(
-            f"There are {total:,} films and {images:,} are to be drawn.",
-            expected=f"a folder with {images:,} films or more",
+            f"There are {total:,} images and {number:,} are to be drawn.",
+            expected=f"a folder with {number:,} images or more",
             remedy="choose another --data, or --parts without phases and scaling",
         )
     for label in LABELS:
-        found = sorted(films.glob(f"*/{label}/*"))
+        found = sorted(images.glob(f"*/{label}/*"))
         (out / "train" / label).mkdir(parents=True)
-        for film in random.Random(0).sample(found, round(images * len(found) / total)):
-            link(film, out / "train" / label / film.name)
+        for image in random.Random(0).sample(found, round(number * len(found) / total)):
+            link(image, out / "train" / label / image.name)
 
 
-def link(film: Path, target: Path) -> None:
+def link(image: Path, target: Path) -> None:
     """Hard-link a file, or copy it where the file system cannot link."""
     try:
-        os.link(film, target)
+        os.link(image, target)
     except OSError:
-        shutil.copyfile(film, target)
+        shutil.copyfile(image, target)
 
 
 def run_pipeline(project: Path) -> dict[str, Phase]:
@@ -172,7 +172,7 @@ def read_history(path: Path) -> Iterator[dict[str, float]]:
 
 
 def run_plain(project: Path) -> dict[str, Phase]:
-    """Train the same films the plain way; seconds are those of building and fitting only."""
+    """Train the same images the plain way; seconds are those of building and fitting only."""
     ran = run("python -m benchmarks.plain data/dataset.pkl plain.json", project)
     measured = json.loads((project / "plain.json").read_text())
     return {phase: Phase(memory=ran.memory, **measured[phase]) for phase in PHASES}
@@ -184,9 +184,9 @@ def run_floor(project: Path) -> list[dict[str, Any]]:
     return json.loads((project / "floor.json").read_text())
 
 
-def run_serving(project: Path, films: int, seconds: float) -> list[dict[str, Any]]:
+def run_serving(project: Path, images: int, seconds: float) -> list[dict[str, Any]]:
     """Measure how fast the project's model answers; rows of `serving.Way`."""
-    run(f"python -m benchmarks.serving serving.json --films {films} --seconds {seconds:g}", project)
+    run(f"python -m benchmarks.serving serving.json --images {images} --seconds {seconds:g}", project)
     return json.loads((project / "serving.json").read_text())
 
 

@@ -1,7 +1,7 @@
 """Train the plain way, as a good notebook does: arrays in memory, tf.data, and `fit` through the whole model.
 
 `python -m benchmarks.plain DATASET.pkl RESULT.json` in a project's folder reads its params.yaml. Weights, order of
-films and dropout are those of the pipeline, so that results can be compared and not only seconds.
+images and dropout are those of the pipeline, so that results can be compared and not only seconds.
 """
 
 import json
@@ -14,24 +14,26 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from pneumonia.augment import Dataset, Split, read_dataset
-from pneumonia.batches import Batches, draw_epoch
-from pneumonia.model import Inference, build_model, find_layer, freeze_below, get_backbone
-from pneumonia.params import FitParams, Params, load_params
-from pneumonia.rate_finder import choose_learning_rate
-from pneumonia.schedules import build_optimizer
-from pneumonia.training import compile_classifier, make_deterministic
+from pneumonia.core.dataset import Dataset, Split, read_dataset
+from pneumonia.core.params import FitParams, Params
+from pneumonia.core.params_file import load_params
+from pneumonia.models.classifier import build_model
+from pneumonia.models.cut import Inference, find_layer, freeze_below, get_backbone
+from pneumonia.training.batches import Batches, draw_epoch
+from pneumonia.training.fit import compile_classifier, make_deterministic
+from pneumonia.training.range_test import choose_learning_rate
+from pneumonia.training.schedules import build_optimizer
 
 
 class SameDraws(keras.callbacks.Callback):
-    """Draw in each epoch what the pipeline draws in it; `order` holds the rows of the training films' variants."""
+    """Draw in each epoch what the pipeline draws in it; `order` holds the rows of the training images' variants."""
 
     def __init__(self, trained: keras.Model, order: tf.Variable, views: int, seed: int) -> None:
         super().__init__()
         self.trained, self.order, self.views, self.seed = trained, order, views, seed
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Assign the order of films and the state of every dropout layer."""
+        """Assign the order of images and the state of every dropout layer."""
         self.order.assign(draw_epoch(self.trained, len(self.order.numpy()), self.views, self.seed, epoch))
 
 
@@ -48,10 +50,10 @@ def wrap(model: keras.Model) -> keras.Model:
 
 
 def make_batches(split: Split, order: tf.Variable, batch_size: int) -> tf.data.Dataset:
-    """Return batches of films in `order`, read anew at the start of each epoch.
+    """Return batches of images in `order`, read anew at the start of each epoch.
 
-    Films are in memory as uint8: what `cache` would keep. It is as fast as `cache`, `shuffle` and `batch`, 0.1 s for
-    2,000 films of 224 pixels, and lets the order be chosen.
+    Images are in memory as uint8: what `cache` would keep. It is as fast as `cache`, `shuffle` and `batch`, 0.1 s for
+    2,000 images of 224 pixels, and lets the order be chosen.
     """
     images, labels = tf.constant(split.images[..., None]), tf.constant(split.labels.astype(np.float32)[:, None])
 
@@ -64,9 +66,9 @@ def make_batches(split: Split, order: tf.Variable, batch_size: int) -> tf.data.D
 
 def fit_phase(model: keras.Model, dataset: Dataset, params: FitParams) -> dict[str, float]:
     """Train what is trainable, leave the model with the weights of its best epoch and return that epoch's metrics."""
-    films = Batches(dataset.train.images, dataset.train.labels, params.batch_size)
-    learning_rate, _ = choose_learning_rate(model, films, params, dataset.class_weight)
-    compile_classifier(model, build_optimizer(params, learning_rate, len(films)))
+    images = Batches(dataset.train.images, dataset.train.labels, params.batch_size)
+    learning_rate, _ = choose_learning_rate(model, images, params, dataset.class_weight)
+    compile_classifier(model, build_optimizer(params, learning_rate, len(images)))
     orders = [tf.Variable(tf.range(len(split.labels))) for split in (dataset.train, dataset.val)]
     with TemporaryDirectory() as folder:
         best = Path(folder) / "best.weights.h5"

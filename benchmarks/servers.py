@@ -75,14 +75,14 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def encode_upload(content: bytes) -> tuple[str, bytes]:
-    """Return content type and body of a form with one film."""
-    head = '--film\r\nContent-Disposition: form-data; name="files"; filename="film.jpeg"\r\nContent-Type: image/jpeg'
-    return "multipart/form-data; boundary=film", head.encode() + b"\r\n\r\n" + content + b"\r\n--film--\r\n"
+    """Return content type and body of a form with one image."""
+    head = '--image\r\nContent-Disposition: form-data; name="files"; filename="image.jpeg"\r\nContent-Type: image/jpeg'
+    return "multipart/form-data; boundary=image", head.encode() + b"\r\n\r\n" + content + b"\r\n--image--\r\n"
 
 
 def encode_table(content: bytes) -> tuple[str, bytes]:
-    """Return content type and body of a table with one film, as MLflow takes it."""
-    table = {"columns": ["film"], "data": [[base64.b64encode(content).decode()]]}
+    """Return content type and body of a table with one image, as MLflow takes it."""
+    table = {"columns": ["image"], "data": [[base64.b64encode(content).decode()]]}
     return "application/json", json.dumps({"dataframe_split": table}).encode()
 
 

@@ -31,11 +31,11 @@ from benchmarks.servers import (
     write_request,
 )
 
-MODEL = "challenger"  # what was trained last; on few films there may be no champion
+MODEL = "challenger"  # what was trained last; on few images there may be no champion
 WARM_UP = 3.0  # seconds of asking before it counts
 BATCH_SIZE = 64  # as in predict
-SIDE = 224  # of the films, in pixels
-SERVE = (sys.executable, "-m", "pneumonia.serve")
+SIDE = 224  # of the images, in pixels
+SERVE = (sys.executable, "-m", "pneumonia", "serve")
 MLFLOW = (sys.executable, "-m", "mlflow", "models", "serve", "-m", f"models:/pneumonia-classifier@{MODEL}",
           "--env-manager", "local", "--host", HOST, "--port")  # fmt: skip
 
@@ -48,12 +48,12 @@ class Way:
 
     Attributes:
         what: the way.
-        rate: films per second.
+        rate: images per second.
         latency: seconds that half of the requests, and 95 % of them, took at most.
         errors: requests without an answer, or with another than HTTP 200.
         memory: resident memory of the server in GB: ten seconds after the start, at the end.
         others: share of the processors that other processes took meanwhile.
-        alone: films per second of the model alone, mean of before and after.
+        alone: images per second of the model alone, mean of before and after.
     """
 
     what: str
@@ -65,65 +65,65 @@ class Way:
     alone: float = 0.0
 
 
-def measure_ways(films: Path, seconds: float) -> Iterator[Way]:
+def measure_ways(images: Path, seconds: float) -> Iterator[Way]:
     """Yield what the command reaches, the service and MLflow's server.
 
     Args:
-        films: folder of JPEG files.
+        images: folder of JPEG files.
         seconds: for which each server is asked.
     """
     alone = measure_model()
     for measure in (measure_command, measure_service, measure_mlflow):
-        ways = measure(sorted(films.iterdir()), seconds)
+        ways = measure(sorted(images.iterdir()), seconds)
         # On a machine that others use too, only what was measured next to each other can be compared.
         before, alone = alone, measure_model()
         yield from (replace(way, alone=(before + alone) / 2) for way in ways)
 
 
-def measure_command(films: Sequence[Path], seconds: float) -> list[Way]:
-    """Measure `python -m pneumonia predict` on a folder, its start told apart by a call for one film."""
+def measure_command(images: Sequence[Path], seconds: float) -> list[Way]:
+    """Measure `python -m pneumonia predict` on a folder, its start told apart by a call for one image."""
     before = read_clocks()
-    first, whole = (time_predict(path) for path in (films[0], films[0].parent))
+    first, whole = (time_predict(path) for path in (images[0], images[0].parent))
     others = find_others(before, read_clocks())
     return [
-        Way("`python -m pneumonia predict`, once started", (len(films) - 1) / (whole - first), others),
-        Way(f"`python -m pneumonia predict` of {len(films):,} films, start included", len(films) / whole, others),
+        Way("`python -m pneumonia predict`, once started", (len(images) - 1) / (whole - first), others),
+        Way(f"`python -m pneumonia predict` of {len(images):,} images, start included", len(images) / whole, others),
     ]
 
 
-def measure_service(films: Sequence[Path], seconds: float) -> list[Way]:
+def measure_service(images: Sequence[Path], seconds: float) -> list[Way]:
     """Measure the project's own service."""
     port = find_port()
-    posted = [write_request("/v1/predict", *encode_upload(film.read_bytes())) for film in films]
+    posted = [write_request("/v1/predict", *encode_upload(image.read_bytes())) for image in images]
     with serving(SERVE, f"http://{HOST}:{port}/readyz", PNEUMONIA_MODEL=MODEL, PNEUMONIA_PORT=str(port)) as server:
-        return [measure_server(f"`python -m pneumonia.serve`, {CLIENTS} clients", server, port, posted, seconds)]
+        return [measure_server(f"`python -m pneumonia serve`, {CLIENTS} clients", server, port, posted, seconds)]
 
 
-def measure_mlflow(films: Sequence[Path], seconds: float) -> list[Way]:
+def measure_mlflow(images: Sequence[Path], seconds: float) -> list[Way]:
     """Measure MLflow's server of the same version."""
     port, store = find_port(), f"sqlite:///{Path('mlruns/mlflow.db').absolute()}"
-    posted = [write_request("/invocations", *encode_table(film.read_bytes())) for film in films]
+    posted = [write_request("/invocations", *encode_table(image.read_bytes())) for image in images]
     with serving([*MLFLOW, str(port)], f"http://{HOST}:{port}/ping", MLFLOW_TRACKING_URI=store) as server:
         return [measure_server(f"`mlflow models serve`, {CLIENTS} clients", server, port, posted, seconds)]
 
 
 def measure_model() -> float:
-    """Return films per second of the model's forward pass in a tight loop, in a process of its own."""
+    """Return images per second of the model's forward pass in a tight loop, in a process of its own."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_measure_forward).result()
 
 
 def _measure_forward() -> float:
     from benchmarks.floor import measure_forward
-    from pneumonia.champion import load_predictor
+    from pneumonia.registry.load import load_predictor
 
     return measure_forward(load_predictor(MODEL).model, BATCH_SIZE)
 
 
-def time_predict(films: Path) -> float:
-    """Return the seconds that the command takes for a film or a folder."""
+def time_predict(images: Path) -> float:
+    """Return the seconds that the command takes for an image or a folder."""
     start = time.perf_counter()
-    command = [sys.executable, "-m", "pneumonia", "predict", "--csv", "--model", MODEL, str(films)]
+    command = [sys.executable, "-m", "pneumonia", "predict", "--csv", "--model", MODEL, str(images)]
     subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
     return time.perf_counter() - start
 
@@ -169,11 +169,11 @@ def find_others(before: Clocks, after: Clocks) -> float:
     return float(np.clip((busy - own) / passed, 0, 1))
 
 
-def shrink_films(raw: Path, out: Path, films: int) -> None:
+def shrink_images(raw: Path, out: Path, images: int) -> None:
     """Write so many JPEG files of SIDE pixels from those below `raw`, in turn."""
     out.mkdir()
-    found = sorted(path for path in raw.rglob("*") if path.suffix.lower() in (".jpeg", ".jpg", ".png"))[:films]
-    for number in range(films):
+    found = sorted(path for path in raw.rglob("*") if path.suffix.lower() in (".jpeg", ".jpg", ".png"))[:images]
+    for number in range(images):
         path = out / f"{number:05d}.jpeg"
         if number < len(found):
             Image.open(found[number]).convert("L").resize((SIDE, SIDE)).save(path, quality=90)
@@ -185,13 +185,13 @@ def main() -> None:
     """Measure all ways and write them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path, help="JSON file")
-    parser.add_argument("--films", type=int, default=4000, help="for the command")
+    parser.add_argument("--images", type=int, default=4000, help="for the command")
     parser.add_argument("--seconds", type=float, default=60, help="for each server")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        shrink_films(Path("data/raw"), films := Path(folder) / "films", arguments.films)
+        shrink_images(Path("data/raw"), images := Path(folder) / "images", arguments.images)
         ways = []
-        for way in measure_ways(films, arguments.seconds):
+        for way in measure_ways(images, arguments.seconds):
             print(way, flush=True)
             ways.append(asdict(way))
     arguments.out.write_text(json.dumps(ways))

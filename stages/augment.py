@@ -1,39 +1,29 @@
-"""Decode every film once, balance the training split and keep all splits in one pickle."""
+"""Decode every image once, balance the training split and keep all splits in one pickle."""
 
 from pathlib import Path
 
-import numpy as np
-
-from pneumonia.augment import build_dataset, view_rng, write_dataset
-from pneumonia.backbones import find_image_size
-from pneumonia.figures import draw_films
-from pneumonia.images import read_film
-from pneumonia.params import AugmentParams, DataParams, ModelParams
-from pneumonia.records import CLASSES, read_records
-from pneumonia.stage import run_stage
-from pneumonia.views import draw_view
-
-COLUMNS, VARIANTS = 5, 3
+from pneumonia.augment.build import build_dataset
+from pneumonia.augment.samples import draw_samples, draw_variants
+from pneumonia.core.dataset import write_dataset
+from pneumonia.core.params import AugmentParams, DataParams, ModelParams
+from pneumonia.core.stage import run_stage
+from pneumonia.core.tables import SPLITS, read_records
+from pneumonia.models.backbones import find_image_size
 
 
 def augment(
-    records: Path, raw: Path, out: Path, samples: Path, augmented: Path,
-    params: AugmentParams, model: ModelParams, data: DataParams,
-) -> None:  # fmt: skip
-    """Write the dataset, a grid of films and a grid of variants."""
+    records: Path, raw: Path, out: Path, samples: Path, augmented: Path, params: AugmentParams, model: ModelParams,
+    data: DataParams,
+) -> str:  # fmt: skip
+    """Write the data set, a grid of images and a grid of variants."""
     size = find_image_size(model)
     dataset = build_dataset(read_records(records), raw, size, params)
-    train = dataset.train
-    shown = np.concatenate([np.flatnonzero((train.labels == c) & ~train.augmented)[:4] for c in (0, 1)])
-    names = [Path(path).name for path in train.paths[shown]]
-    captions = [f"{CLASSES[c]}\n{name}" for c, name in zip(train.labels[shown], names, strict=True)]
-    draw_films(samples, train.images[shown * train.views], captions, "Training films", 4, data.notice)
-    films = [read_film((raw / path).read_bytes(), params.presize or size) for path in train.paths[shown[:COLUMNS]]]
-    views = [[draw_view(f, size, view_rng(params, n, v), params) for n, f in enumerate(films)] for v in range(VARIANTS)]
-    grid = np.stack([*train.images[shown[:COLUMNS] * train.views], *(view for row in views for view in row)])
-    captions = ["as it is"] * len(films) + ["variant"] * len(films) * VARIANTS
-    draw_films(augmented, grid, captions, "What augmentation does", COLUMNS, data.notice)
+    draw_samples(samples, dataset.train, data.notice)
+    draw_variants(augmented, dataset.train, raw, size, params, data.notice)
     write_dataset(dataset, out)
+    sizes = ", ".join(f"{name} {len(getattr(dataset, name).labels):,}" for name in SPLITS)
+    copies = int(dataset.train.augmented.sum())
+    return f"{sizes} images of {size} x {size} pixels, {copies:,} of them altered copies"
 
 
 if __name__ == "__main__":

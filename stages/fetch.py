@@ -1,15 +1,16 @@
-"""Bring raw films to data/raw/<source folder>/<label>/."""
+"""Bring raw images to data/raw/<source folder>/<label>/."""
 
 from pathlib import Path
 
-from pneumonia.params import DataParams
-from pneumonia.phantom import draw_phantoms
-from pneumonia.sources import fetch_folder, fetch_kaggle, fetch_mendeley
-from pneumonia.stage import run_stage
+from pneumonia.core.params import DataParams
+from pneumonia.core.stage import run_stage
+from pneumonia.sources.download import fetch_kaggle, fetch_mendeley
+from pneumonia.sources.folder import fetch_folder
+from pneumonia.sources.phantom import draw_phantoms
 
 
-def fetch(out: Path, data: DataParams) -> None:
-    """Draw, download or link the films of the chosen source."""
+def fetch(out: Path, data: DataParams) -> str:
+    """Draw, download or link the images of the chosen source."""
     match data.source:
         case "phantom":
             draw_phantoms(out, data.images, data.seed)
@@ -19,6 +20,7 @@ def fetch(out: Path, data: DataParams) -> None:
             fetch_mendeley(out)
         case "folder":
             fetch_folder(data.path, out)
+    return f"{sum(1 for _ in out.glob('*/*/*')):,} files from source {data.source}"
 
 
 if __name__ == "__main__":

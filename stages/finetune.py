@@ -1,24 +1,36 @@
-"""Go on training from an inner layer of the backbone at a low learning rate."""
+"""Train the upper layers of the backbone too, at a low learning rate."""
 
+import shutil
 from pathlib import Path
 
-from pneumonia.model import find_layer, get_backbone, load_model
-from pneumonia.params import FinetuneParams, Params
-from pneumonia.phases import PhaseOutputs, run_phase
-from pneumonia.stage import run_stage
-from pneumonia.training import make_deterministic
+from pneumonia.core.dataset import read_dataset
+from pneumonia.core.params import FinetuneParams, Params
+from pneumonia.core.stage import run_stage
+from pneumonia.models.activations import ActivationCache
+from pneumonia.models.classifier import load_model
+from pneumonia.models.cut import find_layer, get_backbone
+from pneumonia.tracking.runs import phase_run
+from pneumonia.training.fit import make_deterministic
+from pneumonia.training.phase import find_state, run_phase
 
 
 def finetune(
     dataset: Path, initial: Path, out: Path, history: Path, metrics: Path, range_test: Path, params: FinetuneParams,
     recorded: Params,
-) -> None:  # fmt: skip
+) -> str:  # fmt: skip
     """Write the model of the best epoch, its metrics and the history of all, while MLflow follows each epoch."""
     make_deterministic(params.seed)
-    classifier = load_model(initial)
-    from_layer = find_layer(get_backbone(classifier), params.from_layer)
-    outputs = PhaseOutputs(out, history, metrics, range_test)
-    run_phase("finetune", classifier, from_layer, dataset, outputs, params, recorded, initial)
+    images, classifier = read_dataset(dataset), load_model(initial)
+    layer = find_layer(get_backbone(classifier), params.from_layer)
+    cache = ActivationCache(recorded.compute, recorded.cache)
+    state = find_state("finetune", dataset, classifier, params, recorded.compute.precision)
+    with phase_run("finetune", recorded, images, dataset, state) as run:
+        run.link_initial_run(initial)
+        trained = run_phase(classifier, layer, images, params, cache, state, run, recorded.data.notice)
+        trained.write(classifier, out, history, metrics, range_test)
+        run.tag_model(out)
+    shutil.rmtree(state)
+    return trained.describe()
 
 
 if __name__ == "__main__":

@@ -2,20 +2,20 @@
 
 from pathlib import Path
 
-from pneumonia.params import Params
-from pneumonia.report import describe_run, write_model_card, write_report
-from pneumonia.stage import run_stage
+from pneumonia.core.params import Params
+from pneumonia.core.stage import run_stage
+from pneumonia.reporting.report import describe_run, write_model_card, write_report
 
 
 def report(
     metrics: Path, point: Path, evaluation: Path, split: Path, validation: Path, splits: Path, model: Path,
     finetune: Path, out: Path, card: Path, params: Params,
-) -> None:  # fmt: skip
+) -> str:  # fmt: skip
     """Write an HTML report and a model card; nothing in them is typed in."""
     run = describe_run(metrics, point, evaluation, split, validation, splits, model, finetune, params)
     write_report(out, evaluation, run)
     write_model_card(card, run)
-    print(f"{out}, {card}")
+    return f"{out}, {card}"
 
 
 if __name__ == "__main__":

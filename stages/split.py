@@ -1,23 +1,23 @@
-"""Assign every film to train, val or test."""
+"""Assign every image to train, val or test."""
 
 from pathlib import Path
 
-from pneumonia.files import write_json
-from pneumonia.params import SplitParams
-from pneumonia.records import count_films, read_records, write_table
-from pneumonia.splits import assign_splits, describe_splits
-from pneumonia.stage import run_stage
+from pneumonia.core.files import write_json
+from pneumonia.core.params import SplitParams
+from pneumonia.core.stage import run_stage
+from pneumonia.core.tables import SPLITS, read_records, write_table
+from pneumonia.records.splits import assign_splits, describe_splits
 
 
-def split(records: Path, out: Path, report: Path, params: SplitParams) -> None:
+def split(records: Path, out: Path, report: Path, params: SplitParams) -> str:
     """Write the table with its column `split`, and the counts as a metric."""
     table = read_records(records)
     assigned = assign_splits(table, params)
     write_table(assigned, out)
-    described = describe_splits(assigned, films=len(table))
+    described = describe_splits(assigned, images=len(table))
     write_json(described, report)
-    print(count_films(assigned, by="split").to_string())
-    print({name: value for name, value in described.items() if not isinstance(value, dict)})
+    sizes = ", ".join(f"{name} {described[name]['images']:,}" for name in SPLITS)
+    return f"{sizes}; {described['crossing_patients']} patients on two sides, {described['left_out']} images left out"
 
 
 if __name__ == "__main__":

@@ -1,22 +1,33 @@
 """Train the head on the frozen backbone."""
 
+import shutil
 from pathlib import Path
 
-from pneumonia.model import build_model
-from pneumonia.params import ModelParams, Params, TrainParams
-from pneumonia.phases import PhaseOutputs, run_phase
-from pneumonia.stage import run_stage
-from pneumonia.training import make_deterministic
+from pneumonia.core.dataset import read_dataset
+from pneumonia.core.params import ModelParams, Params, TrainParams
+from pneumonia.core.stage import run_stage
+from pneumonia.models.activations import ActivationCache
+from pneumonia.models.classifier import build_model
+from pneumonia.tracking.runs import phase_run
+from pneumonia.training.fit import make_deterministic
+from pneumonia.training.phase import find_state, run_phase
 
 
 def train(
-    dataset: Path, out: Path, history: Path, metrics: Path, range_test: Path, params: TrainParams,
-    model: ModelParams, recorded: Params,
-) -> None:  # fmt: skip
+    dataset: Path, out: Path, history: Path, metrics: Path, range_test: Path, params: TrainParams, model: ModelParams,
+    recorded: Params,
+) -> str:  # fmt: skip
     """Write the model of the best epoch, its metrics and the history of all, while MLflow follows each epoch."""
     make_deterministic(params.seed)
-    outputs = PhaseOutputs(out, history, metrics, range_test)
-    run_phase("train", build_model(model), None, dataset, outputs, params, recorded)
+    images, classifier = read_dataset(dataset), build_model(model)
+    cache = ActivationCache(recorded.compute, recorded.cache)
+    state = find_state("train", dataset, classifier, params, recorded.compute.precision)
+    with phase_run("train", recorded, images, dataset, state) as run:
+        trained = run_phase(classifier, None, images, params, cache, state, run, recorded.data.notice)
+        trained.write(classifier, out, history, metrics, range_test)
+        run.tag_model(out)
+    shutil.rmtree(state)
+    return trained.describe()
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from pneumonia.connection import PATIENCE, connect
+from pneumonia.tracking.connection import PATIENCE, connect
 
 
 @contextmanager

@@ -1,24 +1,24 @@
-"""Films as bytes that can be sent, and what is sent by mistake or in bad faith."""
+"""Images as bytes that can be sent, and what is sent by mistake or in bad faith."""
 
 import zlib
 from collections.abc import Iterator
 from struct import pack
 
 import numpy as np
+from dicoms import encode, make, wrap, write
 from numpy.random import default_rng
+from pictures import encode as save
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from pydicom import uid
-from test_dicom import encode, make, wrap, write
-from test_images import encode as save
 
-from pneumonia.phantom import draw_chest, expose
+from pneumonia.sources.phantom import draw_chest, expose
 
-FILMS = [expose(default_rng(n), draw_chest(default_rng(n), default_rng(n + 9), (60, 70), "")) for n in range(6)]
+IMAGES = [expose(default_rng(n), draw_chest(default_rng(n), default_rng(n + 9), (60, 70), "")) for n in range(6)]
 
 
-JPEGS = [save(Image.fromarray(film), "jpeg") for film in FILMS]
-PNG, DICOM = save(Image.fromarray(FILMS[0])), encode(FILMS[0])
+JPEGS = [save(Image.fromarray(image), "jpeg") for image in IMAGES]
+PNG, DICOM = save(Image.fromarray(IMAGES[0])), encode(IMAGES[0])
 MULTIPART = {"Content-Type": "multipart/form-data; boundary=b"}
 PART = b'--b\r\nContent-Disposition: form-data; name="files"; filename="x"\r\n\r\n' + PNG + b"\r\n"
 
@@ -44,7 +44,7 @@ def damage(content: bytes, rng: np.random.Generator) -> bytes:
 
 
 def make_files() -> Iterator[bytes]:
-    """Yield files of which few are films."""
+    """Yield files of which few are images."""
     rng = default_rng(0)
     rgb = Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8))
     pixels, bomb = zlib.compress(bytes(60 * 61)), zlib.compress(bytes(20_000_000), 9)
@@ -68,11 +68,11 @@ def make_files() -> Iterator[bytes]:
     )
     yield JPEGS[0].replace(pack(">HH", 60, 70), pack(">HH", 65535, 65535))
     yield JPEGS[0].replace(pack(">HH", 60, 70), pack(">HH", 0, 0))
-    yield from (encode(FILMS[0], Rows=rows, Columns=rows) for rows in (0, 1, 65535))
-    yield encode(FILMS[0], WindowCenter="1e308", WindowWidth="-1", PatientName="/etc/passwd")
-    yield encode(FILMS[0], PixelData=None)
-    yield wrap(b"\xff\xd8", uid.JPEGBaseline8Bit, FILMS[0])
-    deflated = write(make(FILMS[0]), uid.DeflatedExplicitVRLittleEndian)
+    yield from (encode(IMAGES[0], Rows=rows, Columns=rows) for rows in (0, 1, 65535))
+    yield encode(IMAGES[0], WindowCenter="1e308", WindowWidth="-1", PatientName="/etc/passwd")
+    yield encode(IMAGES[0], PixelData=None)
+    yield wrap(b"\xff\xd8", uid.JPEGBaseline8Bit, IMAGES[0])
+    deflated = write(make(IMAGES[0]), uid.DeflatedExplicitVRLittleEndian)
     yield deflated[:-20] + bomb
     yield bytes(128) + b"DICM"
     yield b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>'
@@ -96,7 +96,7 @@ def make_files() -> Iterator[bytes]:
 
 
 def make_bodies() -> Iterator[tuple[dict[str, bytes], bytes]]:
-    """Yield headers and bodies of requests of which few are forms with a film."""
+    """Yield headers and bodies of requests of which few are forms with an image."""
     rng, kind = default_rng(1), MULTIPART["Content-Type"].encode()
 
     def part(disposition: bytes, content: bytes = PNG, more: bytes = b"") -> bytes:

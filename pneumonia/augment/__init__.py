@@ -1,0 +1,1 @@
+"""Balance, decode and vary the images of the training split."""

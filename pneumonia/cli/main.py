@@ -1,0 +1,44 @@
+"""Find the command and run it; only its own module is imported."""
+
+import argparse
+import sys
+from importlib import import_module
+
+from pneumonia.core.errors import InputError
+from pneumonia.tracking.connection import reaching
+
+# Each is a module beside this one with `add_arguments` and `run`.
+COMMANDS = {
+    "status": "print the test metrics and the registered versions",
+    "compare": "run recipes as experiments and set them side by side",
+    "rank": "rank the experiments of a sweep on validation",
+    "predict": "score images; not a medical device",
+    "serve": "answer over HTTP: API and page",
+    "retrain": "run the pipeline and compare its model with another commit's",
+    "registry": "list, show, promote, roll back and verify versions",
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command; an InputError becomes a message without traceback and exit status 1.
+
+    Args:
+        arguments: the command and its own arguments; those of the process by default.
+    """
+    listed = "\n".join(f"  {name:9} {what}" for name, what in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m pneumonia", formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=f"Commands around the pipeline:\n{listed}",
+    )  # fmt: skip
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND")
+    given = sys.argv[1:] if arguments is None else arguments
+    name = parser.parse_args(given[:1]).command
+    module = import_module(f"pneumonia.cli.{name}")
+    parser = argparse.ArgumentParser(prog=f"python -m pneumonia {name}", description=module.__doc__)
+    module.add_arguments(parser)
+    options = vars(parser.parse_args(given[1:]))
+    try:
+        with reaching():
+            module.run(**options)
+    except InputError as error:
+        raise SystemExit(str(error)) from None

@@ -1,0 +1,72 @@
+"""Choose the operating point of a model on the validation split."""
+
+import keras
+import numpy as np
+
+from pneumonia.core.dataset import Split
+from pneumonia.core.errors import InputError
+from pneumonia.core.params import EvaluateParams, ThresholdRule
+from pneumonia.evaluation.calibration import fit_temperature
+from pneumonia.evaluation.metrics import Labels, Probabilities
+from pneumonia.inference.operating_point import OperatingPoint
+from pneumonia.inference.scores import predict_log_odds
+from pneumonia.models.activations import ActivationCache
+
+
+def choose_operating_point(
+    model: keras.Model, val: Split, params: EvaluateParams, cache: ActivationCache
+) -> OperatingPoint:
+    """Fit temperature and threshold of a model on the validation split, the latter unless it is set to a number.
+
+    Raises:
+        InputError: validation lacks one of the classes.
+    """
+    log_odds = predict_log_odds(model, val.images, cache, params.flip)
+    temperature = fit_temperature(val.labels, log_odds)
+    point = OperatingPoint(
+        image_size=val.images.shape[1], flip=params.flip, temperature=temperature, threshold=0.5, rule="fixed"
+    )
+    if not isinstance(params.threshold, str):
+        return point.model_copy(update={"threshold": params.threshold})
+    probabilities = point.find_probabilities(log_odds)
+    threshold = choose_threshold(val.labels, probabilities, params.threshold, params.sensitivity_floor)
+    rule = params.threshold + (f" {params.sensitivity_floor:g}" if params.threshold == "sensitivity_floor" else "")
+    return point.model_copy(update={"threshold": threshold, "rule": rule})
+
+
+def choose_threshold(
+    labels: Labels, probabilities: Probabilities, rule: ThresholdRule, sensitivity_floor: float = 0.0
+) -> float:
+    """Return the threshold that is best on these images by a rule.
+
+    It lies midway between two neighbouring probabilities, 0 and 1 among them. Of several as good it is the lowest,
+    which misses the fewest ill.
+
+    Args:
+        labels: 0 or 1, shape (n,).
+        probabilities: of pneumonia, 0 to 1, shape (n,).
+        rule: youden: sensitivity + specificity - 1 (Youden 1950, doi:10.1002/1097-0142(1950)3:1<32::AID-CNCR2820030106
+            >3.0.CO;2-3); f1: F1 of pneumonia; sensitivity_floor: specificity, where sensitivity is at least that.
+        sensitivity_floor: 0 to 1, of the rule of that name.
+
+    Raises:
+        InputError: one of the classes does not occur.
+    """
+    ill, healthy = (np.sort(probabilities[labels == label]) for label in (1, 0))
+    if not len(ill) or not len(healthy):
+        raise InputError(
+            f"No threshold can be chosen by {rule}: of {len(labels)} validation images {len(ill)} show pneumonia.",
+            expected="images of both classes",
+            remedy="raise split.ratios.val, or set evaluate.threshold to a number",
+        )
+    scores = np.unique(np.r_[0.0, probabilities, 1.0])
+    middles = (scores[:-1] + scores[1:]) / 2
+    thresholds = np.where(middles > scores[:-1], middles, scores[1:])  # there is nothing between adjacent floats
+    tp, fp = (len(group) - np.searchsorted(group, thresholds) for group in (ill, healthy))
+    # In whole numbers, so that what is equal compares equal.
+    gains = {
+        "youden": tp * len(healthy) - fp * len(ill),
+        "f1": 2 * tp / (tp + fp + len(ill)),
+        "sensitivity_floor": np.where(tp >= sensitivity_floor * len(ill), -fp, -len(healthy) - 1),
+    }[rule]
+    return float(thresholds[np.argmax(gains)])

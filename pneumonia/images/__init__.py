@@ -1,0 +1,1 @@
+"""The one door from the bytes of a file to pixels."""

@@ -1,0 +1,7 @@
+"""What makes a file no usable image."""
+
+MAX_PIXELS = 64_000_000  # three times the largest digital chest radiograph; more is a mistake or an attack
+
+
+class ImageRefusedError(ValueError):
+    """A file that is no usable image; the message is the reason."""

@@ -1,0 +1,1 @@
+"""All that a registered version ships to score an image."""

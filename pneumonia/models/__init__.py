@@ -1,0 +1,1 @@
+"""Backbones, the classifier on top, and the cached activations of its frozen part."""

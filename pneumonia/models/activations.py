@@ -1,0 +1,154 @@
+"""Keep what a frozen prefix says about each image: a pure function of image and weights is computed once."""
+
+import errno
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+from tqdm import tqdm
+
+from pneumonia.core.dataset import Pixels
+from pneumonia.core.errors import InputError
+from pneumonia.core.files import project_home, sha256_bytes
+from pneumonia.core.params import CacheParams, ComputeParams
+from pneumonia.core.runtime import map_threads, use_precision
+from pneumonia.models.row_store import RowStore
+
+# Where a Keras configuration names layers.
+_NAMING = ("name", "keras_history", "input_layers", "output_layers")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of an array in another order, read when they are asked for."""
+
+    array: npt.NDArray[Any]
+    order: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.order)
+
+    def __getitem__(self, rows: Any) -> npt.NDArray[Any]:
+        """Return the rows that a slice or an array of numbers names."""
+        return self.array[self.order[rows]]
+
+
+def fingerprint(model: keras.Model) -> str:
+    """Return the SHA-256 of a model's structure and weights; what its layers are called does not count."""
+    names = {layer.name for layer in model._flatten_layers()}
+    structure = _number_layers(model.get_config(), dict.fromkeys(names, -1), iter(range(len(names))))
+    digests = [sha256_bytes(np.ascontiguousarray(weight).tobytes()) for weight in model.get_weights()]
+    return sha256_bytes(json.dumps([structure, digests], sort_keys=True, default=str).encode())
+
+
+def _number_layers(config: Any, numbers: dict[str, int], fresh: Iterator[int], naming: bool = False) -> Any:
+    """Number the layers that a configuration names in order of appearance, and drop what does not change its output."""
+    if isinstance(config, dict):
+        kept = {key: value for key, value in config.items() if key not in ("trainable", "shared_object_id")}
+        return {key: _number_layers(value, numbers, fresh, key in _NAMING) for key, value in kept.items()}
+    if isinstance(config, list | tuple):
+        return [_number_layers(value, numbers, fresh, naming) for value in config]
+    if naming and config in numbers:
+        if numbers[config] < 0:
+            numbers[config] = next(fresh)
+        return numbers[config]
+    return config
+
+
+@dataclass(frozen=True)
+class ActivationCache:
+    """What prefixes said of images, kept in .cache/activations under prefix, precision and the image's own bytes.
+
+    Every stage and experiment of a project shares it. Two processes that ask for the same compute it once, and one
+    that was killed is gone on with. Attributes are sections of params.yaml; the precision holds from here on for all
+    that TensorFlow computes.
+    """
+
+    compute: ComputeParams
+    limits: CacheParams
+
+    def __post_init__(self) -> None:
+        """Set the precision."""
+        use_precision(self.compute.precision)
+
+    def read(self, prefixes: Sequence[keras.Model], images: Pixels) -> Rows:
+        """Return what the last of `prefixes` says of each image, from disk where it is known.
+
+        Args:
+            prefixes: of `cut_model`, at least one.
+            images: grey values 0 to 255, uint8 (n, side, side).
+
+        Raises:
+            InputError: it takes more than cache.max_gb.
+        """
+        keys = map_threads(lambda image: hashlib.sha256(image).digest(), np.ascontiguousarray(images), desc="hash")
+        limit = self.limits.max_gb * 1e9
+        needed = len(set(keys)) * _count_bytes(prefixes)
+        if needed > limit:
+            raise InputError(
+                f"The activations of {len(set(keys)):,} images take {needed / 1e9:.3g} GB.",
+                expected=f"at most cache.max_gb, {self.limits.max_gb:g} GB",
+                remedy="raise cache.max_gb or, when fine-tuning, set finetune.from_layer higher",
+            )
+        return self._read(prefixes, Rows(images, np.arange(len(images))), keys, limit)
+
+    def _read(self, prefixes: Sequence[keras.Model], images: Rows, keys: Sequence[bytes], limit: float) -> Rows:
+        # Another TensorFlow may round otherwise.
+        described = " ".join([tf.__version__, self.compute.precision, *map(fingerprint, prefixes)])
+        folder = project_home() / ".cache" / "activations" / sha256_bytes(described.encode())[:32]
+        store = RowStore(folder, prefixes[-1].output_shape[1:])
+        with store.locked():
+            rows = store.find(keys)
+            if (rows < 0).any():
+                self._compute(store, prefixes, images, keys, rows, limit)
+                rows = store.find(keys)
+            if (rows < 0).any():
+                raise OSError(errno.EIO, "Activations do not read as they were written", str(folder))
+            return Rows(store.open(), rows)
+
+    def _compute(
+        self, store: RowStore, prefixes: Sequence[keras.Model], images: Rows, keys: Sequence[bytes],
+        rows: npt.NDArray[np.int64], limit: float,
+    ) -> None:  # fmt: skip
+        """Append what the store does not know yet, batch by batch."""
+        *below, prefix = prefixes
+        unknown = {key: image for image, key in enumerate(keys) if rows[image] < 0}
+        wanted = len(set(keys))
+        if store.make_room(len(unknown), wanted, limit - wanted * _count_bytes(below)):
+            unknown = {key: image for image, key in enumerate(keys)}
+        missing = Rows(images.array, images.order[list(unknown.values())])
+        rest = limit - wanted * store.row_bytes
+        inputs = self._read(below, missing, list(unknown), rest) if below else missing
+        for start, batch in run_batches(prefix, inputs, self.compute.batch_size):
+            store.append(list(unknown)[start : start + len(batch)], batch)
+
+
+def _count_bytes(prefixes: Sequence[keras.Model]) -> int:
+    """Return what the activations of one image take."""
+    return sum(4 * prod(prefix.output_shape[1:]) for prefix in prefixes)
+
+
+def run_batches(model: keras.Model, inputs: Rows | npt.NDArray[Any], batch_size: int) -> Iterator[tuple[int, Any]]:
+    """Yield the first row and the output of each batch, in order, with a progress bar.
+
+    Args:
+        model: takes images (n, side, side, 1), or what a prefix said of them.
+        inputs: images (n, side, side), or what a prefix said of them.
+        batch_size: rows at a time; the last batch is filled up, so that each row is computed in one way.
+    """
+    run: Callable[..., Any] = tf.function(lambda batch: model(batch, training=False))
+    with tqdm(total=len(inputs), desc=model.name, unit=" images", disable=None) as progress:
+        for start in range(0, len(inputs), batch_size):
+            rows = np.arange(start, min(start + batch_size, len(inputs)))
+            batch = inputs[np.resize(rows, batch_size)].astype(np.float32)
+            batch = batch[..., None] if batch.ndim == 3 else batch
+            yield start, run(tf.constant(batch)).numpy()[: len(rows)]
+            progress.update(len(rows))

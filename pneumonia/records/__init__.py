@@ -1,0 +1,1 @@
+"""The table of images: scanned, validated, merged and split."""

@@ -1,0 +1,46 @@
+"""Read every file of a folder once and describe it."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pneumonia.core.files import sha256_bytes
+from pneumonia.core.runtime import map_threads
+from pneumonia.core.tables import DTYPES, REFUSED_DTYPES
+from pneumonia.images.decode import describe_image
+from pneumonia.images.refusal import ImageRefusedError
+from pneumonia.records.names import parse_patient
+
+
+def scan_images(raw: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Read every file below <raw>/<source folder>/<label>/ once, in parallel.
+
+    Returns:
+        The records, and the refused files with their reason; both sorted by path.
+    """
+    files = sorted(p for p in raw.glob("*/*/*") if p.is_file())
+    rows = map_threads(_scan, files, desc="images")  # Pillow and hashlib release the interpreter lock
+    table = pd.DataFrame(rows, columns=[*DTYPES, "reason"]).assign(path=[p.relative_to(raw).as_posix() for p in files])
+    refused = table["reason"].notna()
+    images, rejected = table.loc[~refused, list(DTYPES)], table.loc[refused, list(REFUSED_DTYPES)]
+    return images.astype(DTYPES), rejected.astype(REFUSED_DTYPES)
+
+
+def _scan(file: Path) -> dict[str, Any]:
+    content = file.read_bytes()
+    try:
+        image = describe_image(content)
+    except ImageRefusedError as error:
+        return {"reason": str(error)}
+    path = "/".join(file.parts[-3:])
+    return {
+        "label": file.parent.name,
+        "patient_id": parse_patient(file.name) or path,
+        "source_folder": file.parent.parent.name,
+        "sha256": sha256_bytes(content),
+        "width": image.width,
+        "height": image.height,
+        "mode": image.mode,
+        "contrast": round(image.contrast, 3),
+    }

@@ -1,0 +1,146 @@
+"""Assign every image to train, val or test."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from sklearn.model_selection import StratifiedGroupKFold, train_test_split
+
+from pneumonia.core.errors import InputError
+from pneumonia.core.params import SplitParams
+from pneumonia.core.tables import CLASSES, SPLITS
+
+
+def assign_splits(records: pd.DataFrame, params: SplitParams) -> pd.DataFrame:
+    """Return the records with a column `split`.
+
+    With `patient` and `original` no patient and no identical file is on two sides. `original` therefore leaves out the
+    images of those patients of the owner's train and val folders who also occur in the test folder.
+
+    Raises:
+        InputError: the table has too few patients, no test folder for `original`, or a split would lack a class.
+    """
+    assign = {"patient": _by_patient, "stratified": _by_image, "original": _by_folder}[params.strategy]
+    table = records.assign(split=assign(records, params))
+    table = table[table["split"] != ""].reset_index(drop=True)
+    _check(table, params)
+    return table
+
+
+def group_patients(records: pd.DataFrame) -> npt.NDArray[np.int64]:
+    """Number the groups of images that share a patient or, directly or through others, an identical file."""
+    patients, names = pd.factorize(records["patient_id"])
+    files, digests = pd.factorize(records["sha256"])
+    nodes = len(names) + len(digests)
+    links = coo_array((np.ones(len(records), bool), (patients, files + len(names))), shape=(nodes, nodes))
+    return connected_components(links, directed=False)[1][patients]
+
+
+def _by_patient(records: pd.DataFrame, params: SplitParams) -> npt.NDArray[Any]:
+    ratios = params.ratios
+    folds = _deal(records, _parts((ratios.train, ratios.val, ratios.test)), params.seed)
+    return np.array(SPLITS)[folds]
+
+
+def _by_image(records: pd.DataFrame, params: SplitParams) -> npt.NDArray[Any]:
+    rest = params.ratios.val + params.ratios.test
+    split = np.full(len(records), "train", dtype=object)
+    everyone = np.arange(len(records))
+    labels = records["label"].to_numpy()
+    try:
+        _, held_out = train_test_split(everyone, test_size=rest, stratify=labels, random_state=params.seed)
+        val, test = train_test_split(
+            held_out, test_size=params.ratios.test / rest, stratify=labels[held_out], random_state=params.seed
+        )
+    except ValueError as error:
+        raise _too_few(str(error)) from None
+    split[val], split[test] = "val", "test"
+    return split
+
+
+def _by_folder(records: pd.DataFrame, params: SplitParams) -> npt.NDArray[Any]:
+    folder, group = records["source_folder"], pd.Series(group_patients(records))
+    if not {"train", "test"} <= set(folder):
+        raise InputError(
+            f"split.strategy=original with folders {', '.join(sorted(set(folder)))}.",
+            expected="the owner's train and test folders",
+            remedy="set split.strategy to patient",
+        )
+    tested = folder.eq("test").to_numpy()
+    pool = ~tested & ~group.isin(group[tested]).to_numpy()
+    ratios = params.ratios
+    split = np.where(tested, "test", "").astype(object)
+    split[pool] = np.array(SPLITS)[_deal(records[pool], _parts((ratios.train, ratios.val)), params.seed)]
+    split[pool & group.isin(group[folder.eq("val").to_numpy()]).to_numpy()] = "val"
+    return split
+
+
+def _parts(shares: tuple[float, ...]) -> list[int]:
+    """Express shares as whole numbers of equal folds: as few as are exact, else of twenty; one at least for each."""
+    whole = np.array(shares) / sum(shares)
+    exact = (n for n in range(len(shares), 20) if np.allclose(whole * n, np.rint(whole * n), rtol=0))
+    folds = next(exact, 20)
+    parts = np.maximum(1, np.rint(whole * folds)).astype(int)
+    parts[parts.argmax()] += folds - parts.sum()
+    return parts.tolist()
+
+
+def _deal(records: pd.DataFrame, parts: list[int], seed: int) -> npt.NDArray[np.int64]:
+    """Deal groups into sum(parts) stratified folds and number the part that each image's fold belongs to."""
+    groups = group_patients(records)
+    smallest = pd.Series(groups).groupby(records["label"].to_numpy()).nunique()
+    if len(smallest) < 2 or smallest.min() < sum(parts):
+        raise _too_few(f"{smallest.to_dict()} patients per class")
+    part_of_fold = np.repeat(np.arange(len(parts)), parts)
+    folds = StratifiedGroupKFold(sum(parts), shuffle=True, random_state=seed)
+    part = np.zeros(len(records), np.int64)
+    for number, (_, members) in enumerate(folds.split(records, records["label"], groups)):
+        part[members] = part_of_fold[number]
+    return part
+
+
+def _too_few(what: str) -> InputError:
+    return InputError(
+        f"The images cannot be split: {what}.",
+        expected="enough patients of both classes for every split",
+        remedy="add images, or make the smaller of split.ratios larger",
+    )
+
+
+def _check(table: pd.DataFrame, params: SplitParams) -> None:
+    classes = table.groupby("split")["label"].nunique()
+    if set(classes.index) != set(SPLITS) or (classes < len(CLASSES)).any():
+        raise _too_few(f"a split would hold one class only ({classes.to_dict()})")
+    crossing = count_crossing(table)
+    if params.strategy != "stratified" and any(crossing.values()):
+        raise InputError(
+            f"The split leaks: {crossing}.",
+            expected="no patient and no file on two sides",
+            remedy="report this as a bug",
+        )
+
+
+def count_crossing(table: pd.DataFrame) -> dict[str, int]:
+    """Count the patients and the identical files that occur in more than one split."""
+    return {
+        f"crossing_{what}": int((table.groupby(column)["split"].nunique() > 1).sum())
+        for what, column in (("patients", "patient_id"), ("files", "sha256"))
+    }
+
+
+def describe_splits(table: pd.DataFrame, images: int) -> dict[str, Any]:
+    """Return counts, class shares and crossings, as a DVC metric; `images` is the number before splitting."""
+    report: dict[str, Any] = {}
+    for split in SPLITS:
+        part = table[table["split"] == split]
+        counts = {label: int((part["label"] == label).sum()) for label in CLASSES}
+        report[split] = {
+            "images": len(part),
+            "patients": int(part["patient_id"].nunique()),
+            **counts,
+            "normal_share": round(counts["NORMAL"] / len(part), 4),
+        }
+    return report | count_crossing(table) | {"left_out": images - len(table)}

@@ -1,0 +1,1 @@
+"""Versions in the MLflow model registry, and who becomes champion."""

@@ -1,0 +1,1 @@
+"""Where images come from: an existing folder, a download, or synthetic radiographs."""

@@ -1,0 +1,1 @@
+"""Record training phases as MLflow runs."""

@@ -1,0 +1,1 @@
+"""Train a classifier phase by phase; knows nothing of MLflow."""

@@ -1,0 +1,163 @@
+"""Fit a model epoch by epoch so that a killed run goes on where it stopped and ends in the same weights."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+from tqdm import tqdm
+
+from pneumonia.core.files import replacing, write_json
+from pneumonia.core.params import FitParams, Monitor
+from pneumonia.training.batches import Batches, draw_epoch
+from pneumonia.training.schedules import build_optimizer, list_rates
+
+Logs = dict[str, float]
+OnEpoch = Callable[[int, Logs, pd.DataFrame], None]
+LOSS = keras.losses.BinaryCrossentropy(from_logits=True)
+
+
+class F1Score(keras.metrics.F1Score):
+    """F1 of the positive class from logits."""
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        """Count a batch; `y_pred` holds logits (n, 1)."""
+        super().update_state(y_true, keras.ops.sigmoid(y_pred), sample_weight)
+
+
+def find_best(values: Sequence[float], monitor: Monitor) -> int:
+    """Return the number, from 0, of the best of one value per epoch; an epoch that diverged is never the best."""
+    gains = -np.array(values) if monitor == "val_loss" else np.array(values)
+    return int(np.argmax(np.nan_to_num(gains, nan=-np.inf)))
+
+
+def describe_best(history: pd.DataFrame, monitor: Monitor) -> Logs:
+    """Return the row of the epoch that was kept."""
+    row = history.iloc[find_best(history[monitor].to_list(), monitor)]
+    return {"epoch": int(row["epoch"])} | {str(name): float(row[name]) for name in history.columns if name != "epoch"}
+
+
+class _Checkpoint(keras.callbacks.Callback):
+    """Keep on disk all that an epoch leaves behind, and decide from it which epoch is best and when to stop.
+
+    history.json is the commit point: weights it does not name do not count.
+    """
+
+    def __init__(
+        self, trained: keras.Model, folder: Path, batches: Batches, params: FitParams, on_epoch: OnEpoch
+    ) -> None:
+        super().__init__()
+        self.trained, self.folder, self.batches = trained, folder, batches
+        self.settings, self.on_epoch = params, on_epoch
+        self.history: list[Logs] = []
+        self.progress = tqdm(total=params.epochs, desc=folder.name.partition("-")[0], unit=" epochs", disable=None)
+        if (folder / "history.json").exists():
+            self.history = json.loads((folder / "history.json").read_text())
+
+    @property
+    def best(self) -> int:
+        return find_best([logs[self.settings.monitor] for logs in self.history], self.settings.monitor)
+
+    @property
+    def finished(self) -> bool:
+        waited = len(self.history) - 1 - self.best if self.history else 0
+        return len(self.history) >= self.settings.epochs or waited >= (self.settings.patience or np.inf)
+
+    def weights(self, epoch: int) -> Path:
+        return self.folder / f"epoch{epoch:04d}.weights.h5"
+
+    def rates(self, epoch: int) -> pd.DataFrame:
+        steps = len(self.batches)
+        return list_rates(self.trained.optimizer, range(epoch * steps, (epoch + 1) * steps))
+
+    def tell(self, epoch: int) -> None:
+        self.on_epoch(epoch, self.history[epoch], self.rates(epoch))
+
+    def restore(self, epoch: int) -> None:
+        self.trained.optimizer.build(self.trained.trainable_variables)
+        self.trained.load_weights(self.weights(epoch))
+
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        images, views = len(self.batches.y), self.batches.views
+        self.batches.rows = draw_epoch(self.trained, images, views, self.settings.seed, epoch)
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        rate = self.rates(epoch)["learning_rate"].iloc[-1]
+        self.history.append({name: float(value) for name, value in (logs or {}).items()} | {"learning_rate": rate})
+        with replacing(self.weights(epoch)) as beside:
+            self.trained.save_weights(beside)
+        write_json(self.history, self.folder / "history.json")
+        for path in set(self.folder.glob("*.weights.h5")) - {self.weights(epoch), self.weights(self.best)}:
+            path.unlink()
+        self.tell(epoch)
+        self.progress.update(len(self.history) - self.progress.n)
+        self.trained.stop_training = self.finished
+
+
+def compile_classifier(model: keras.Model, optimizer: keras.optimizers.Optimizer, steps_per_execution: int = 1) -> None:
+    """Prepare a model that ends in one logit for `fit`: binary cross-entropy; AUC, F1 and accuracy are measured."""
+    model.compile(
+        optimizer,
+        LOSS,
+        metrics=[keras.metrics.AUC(name="auc", from_logits=True), F1Score("macro", threshold=0.5, name="f1"),
+                 keras.metrics.BinaryAccuracy(name="accuracy", threshold=0.0)],
+        steps_per_execution=steps_per_execution,
+        jit_compile=False,  # pyright: ignore[reportArgumentType]
+    )  # fmt: skip
+
+
+def fit(
+    model: keras.Model,
+    train: Batches,
+    val: Batches,
+    params: FitParams,
+    learning_rate: float,
+    class_weight: dict[int, float],
+    state: Path,
+    on_epoch: OnEpoch = lambda epoch, logs, rates: None,
+) -> pd.DataFrame:
+    """Train a model that ends in one logit and leave it with the weights of its best epoch.
+
+    Args:
+        model: compiled here, see `compile_classifier` and `build_optimizer`.
+        train: training images; reordered each epoch.
+        val: validation images.
+        params: epochs, schedule, monitor, patience, seed.
+        learning_rate: of Adam, the highest of the schedule.
+        class_weight: weight of each label in the loss.
+        state: folder in which finished epochs are kept; when it already holds some, training goes on after them.
+        on_epoch: called after each epoch that is trained here with its number from 0, its metrics, and learning rate
+            and momentum at each of its steps, see `list_rates`.
+
+    Returns:
+        One row per epoch, the column `epoch` from 1; `learning_rate` is that of the epoch's last step.
+    """
+    compile_classifier(
+        model,
+        build_optimizer(params, learning_rate, len(train)),
+        steps_per_execution=8,  # the same bits; halves an epoch of the head, more gains nothing
+    )
+    checkpoint = _Checkpoint(model, state, train, params, on_epoch)
+    done = len(checkpoint.history)
+    if done:
+        print(f"Resuming after epoch {done}.")
+        checkpoint.restore(done - 1)
+        checkpoint.tell(done - 1)  # it may have been killed before this epoch was told
+    if not checkpoint.finished:
+        model.fit(
+            train, epochs=params.epochs, initial_epoch=done, validation_data=val, class_weight=class_weight,
+            callbacks=[checkpoint], shuffle=False, verbose=0,  # pyright: ignore[reportArgumentType]
+        )  # fmt: skip
+    checkpoint.progress.close()
+    checkpoint.restore(checkpoint.best)
+    return pd.DataFrame(checkpoint.history).rename_axis("epoch").reset_index().assign(epoch=lambda t: t["epoch"] + 1)
+
+
+def make_deterministic(seed: int) -> None:
+    """Seed everything and make TensorFlow choose algorithms that give the same bytes each time."""
+    keras.utils.set_random_seed(seed)
+    tf.config.experimental.enable_op_determinism()

@@ -1,0 +1,150 @@
+"""A stage gets its paths and parameters by annotation, and says in one message what went wrong."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from projects import ROOT, clean_environment
+
+from pneumonia.core.errors import InputError
+from pneumonia.core.params import MergeParams, Params, SplitParams
+from pneumonia.core.params_file import load_params
+from pneumonia.core.stage import run_stage
+
+FULL_DISK = """
+import resource
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pneumonia.augment import Dataset, Split, write_dataset
+from pneumonia.files import replacing
+from pneumonia.records import write_table
+from pneumonia.stage import run_stage
+
+
+def put_bytes(out: Path) -> None:
+    with replacing(out) as beside:
+        beside.write_bytes(bytes(50_000))
+
+
+def put_table(out: Path) -> None:
+    write_table(pd.DataFrame({"path": ["image"] * 20_000}), out)
+
+
+def put_dataset(out: Path) -> None:
+    images = Split(np.zeros((9, 99, 99), np.uint8), np.zeros(9, np.uint8), np.full(9, "image"), np.zeros(9, bool))
+    write_dataset(Dataset(images, images, images, {0: 1.0, 1: 1.0}), out)
+
+
+# No file may grow beyond this: the write that would fails as on a full disk. Python ignores the signal.
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
+run_stage(STAGE)
+"""
+REFUSE = """
+from pathlib import Path
+from pneumonia.errors import InputError
+from pneumonia.params import MergeParams
+from pneumonia.stage import run_stage
+
+
+def merge(out: Path, params: MergeParams) -> None:
+    raise InputError("The folder is empty.", expected="images", remedy="dvc repro fetch")
+
+
+run_stage(merge)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _in_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+
+
+def run_script(folder: Path, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    (folder / "stage.py").write_text(script)
+    return subprocess.run(
+        [sys.executable, "stage.py", *arguments],
+        cwd=folder,
+        env=clean_environment() | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_paths_come_in_order_and_sections_by_type(monkeypatch: pytest.MonkeyPatch):
+    called: list[object] = []
+
+    def stage(raw: Path, out: Path, params: SplitParams, merging: MergeParams, recorded: Params) -> None:
+        called.extend([raw, out, params, merging, recorded])
+
+    monkeypatch.setattr(sys, "argv", ["stage", "data/raw", "data/out.csv"])
+    run_stage(stage)
+    params = load_params(ROOT / "params.yaml")
+    assert called == [Path("data/raw"), Path("data/out.csv"), params.split, params.merge, params]
+
+
+@pytest.mark.parametrize("arguments", [[], ["only"], ["one", "two", "three"]])
+def test_too_few_and_too_many_paths_are_refused(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def stage(raw: Path, out: Path) -> None:
+        raise AssertionError("called without its paths")
+
+    monkeypatch.setattr(sys, "argv", ["stage", *arguments])
+    with pytest.raises(SystemExit, match="2"):
+        run_stage(stage)
+    assert "usage: stage [-h] raw out" in capsys.readouterr().err
+
+
+def test_an_input_error_is_one_message_without_traceback_and_status_1(tmp_path: Path):
+    done = run_script(tmp_path, REFUSE, "out.csv")
+    assert done.returncode == 1
+    assert done.stderr == "merge: The folder is empty.\n  Expected: images\n  Remedy: dvc repro fetch\n"
+
+
+def test_unusable_parameters_stop_the_stage_before_it_starts(tmp_path: Path):
+    params = tmp_path / "params.yaml"
+    params.write_text(params.read_text().replace("drop_duplicates: true", "drop_duplicates: maybe"))
+    done = run_script(tmp_path, REFUSE, "out.csv")
+    assert done.returncode == 1
+    assert "merge.drop_duplicates is 'maybe'" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "The folder is empty" not in done.stderr
+
+
+@pytest.mark.parametrize("stage", ["put_bytes", "put_table", "put_dataset"])
+def test_a_full_disk_is_one_message_and_leaves_all_as_it_was(tmp_path: Path, stage: str):
+    out = tmp_path / "data" / "out"
+    out.parent.mkdir()
+    out.write_text("old")
+    done = run_script(tmp_path, FULL_DISK.replace("STAGE", stage), "data/out")
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"{stage}: ")
+    assert "could not be written: File too large" in done.stderr
+    assert "Remedy: free some space" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert out.read_text() == "old"
+    assert list(out.parent.iterdir()) == [out]
+
+
+def test_an_error_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch):
+    def stage() -> None:
+        Path("never/written").read_text()
+
+    monkeypatch.setattr(sys, "argv", ["stage"])
+    with pytest.raises(FileNotFoundError):
+        run_stage(stage)
+
+
+def test_the_message_names_the_stage(monkeypatch: pytest.MonkeyPatch):
+    def validate() -> None:
+        raise InputError("Three images are blank.", expected="none", remedy="look at them")
+
+    monkeypatch.setattr(sys, "argv", ["stage"])
+    with pytest.raises(SystemExit, match=r"^validate: Three images are blank\."):
+        run_stage(validate)

@@ -1,0 +1,215 @@
+"""The pipeline as its users drive it: real DVC, real MLflow, tiny phantom, tiny backbone."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from projects import clean_environment, run, set_params
+from waiting import wait_for
+
+STAGES = ["fetch", "validate", "merge", "split", "augment", "train", "finetune", "evaluate", "report", "register"]
+
+
+def repro(project: Path, *arguments: str) -> list[str]:
+    """Run `dvc repro` and return the stages that were executed."""
+    return re.findall(r"Running stage '(\w+)'", run("dvc", "repro", *arguments, cwd=project).stdout)
+
+
+def client(project: Path) -> MlflowClient:
+    return MlflowClient(f"sqlite:///{project / 'mlruns' / 'mlflow.db'}")
+
+
+def runs(project: Path, query: str = "") -> list[Run]:
+    store = client(project)
+    experiment = store.get_experiment_by_name("pneumonia")
+    assert experiment
+    return list(store.search_runs([experiment.experiment_id], query, order_by=["attributes.start_time"]))
+
+
+def metrics(project: Path) -> dict[str, Any]:
+    return json.loads((project / "reports" / "metrics.json").read_text())
+
+
+def test_every_output_named_in_dvc_yaml_exists_after_repro(once: Path) -> None:
+    stages = yaml.safe_load((once / "dvc.yaml").read_text())["stages"]
+    outputs = [out for stage in stages.values() for kind in ("outs", "metrics") for out in stage.get(kind, [])]
+    assert [out for out in outputs if not (once / out).exists()] == []
+
+
+def test_a_second_repro_runs_nothing_but_register_and_says_so(finished: Path) -> None:
+    said = run("dvc", "repro", cwd=finished).stdout
+    assert re.findall(r"Running stage '(\w+)'", said) == ["register"]
+    assert "everything is up to date" in said
+
+
+def test_two_forced_runs_leave_the_same_lock(finished: Path) -> None:
+    before = (finished / "dvc.lock").read_bytes()
+    assert repro(finished, "--force") == STAGES
+    assert (finished / "dvc.lock").read_bytes() == before
+
+
+def test_another_finetune_learning_rate_reruns_finetune_and_what_follows(finished: Path) -> None:
+    set_params(finished, {"finetune": {"learning_rate": 0.02}})
+    assert repro(finished) == ["finetune", "evaluate", "report", "register"]
+
+
+def test_a_changed_readme_reruns_nothing(finished: Path) -> None:
+    with (finished / "README.md").open("a") as readme:
+        readme.write("\n<!-- a comment -->\n")
+    assert repro(finished) == ["register"]
+
+
+def test_changed_code_reruns_the_stages_that_import_it(finished: Path) -> None:
+    with (finished / "pneumonia" / "metrics.py").open("a") as module:
+        module.write("\n# a comment\n")
+    assert repro(finished) == ["evaluate", "register"]  # it says the same, and register would run in any case
+
+
+def test_each_phase_is_a_run_with_a_metric_per_epoch(once: Path) -> None:
+    train, finetune = runs(once)
+    assert (train.data.tags["phase"], finetune.data.tags["phase"]) == ("train", "finetune")
+    store = client(once)
+    for phase in (train, finetune):
+        assert [m.step for m in store.get_metric_history(phase.info.run_id, "val_auc")] == [1, 2]
+        assert phase.data.params["train.learning_rate"] == "0.01"
+
+
+def test_evaluation_adds_test_metrics_and_figures_to_both_runs(once: Path) -> None:
+    for phase, name in zip(runs(once), ("initial", "finetuned"), strict=True):
+        assert phase.data.metrics["test_roc_auc"] == metrics(once)[name]["roc_auc"]
+        figures = client(once).list_artifacts(phase.info.run_id, "figures")
+        assert {Path(f.path).name for f in figures} >= {"roc.png", "learning_curves.png", "confusion.png"}
+
+
+def test_the_finetune_run_names_its_initial_run(once: Path) -> None:
+    train, finetune = runs(once)
+    assert finetune.data.tags["initial_run_id"] == train.info.run_id
+
+
+def test_everything_made_from_the_phantom_says_that_it_is_synthetic(once: Path) -> None:
+    version = client(once).get_model_version_by_alias("pneumonia-classifier", "champion")
+    said = [version.description, *(phase.data.tags["mlflow.note.content"] for phase in runs(once))]
+    assert all(text == "Synthetic radiographs: no clinical meaning." for text in said)
+    assert version.tags["synthetic"] == "True"
+
+
+def test_a_version_is_tagged_with_where_it_comes_from(once: Path) -> None:
+    version = client(once).get_model_version_by_alias("pneumonia-classifier", "challenger")
+    commit = run("git", "rev-parse", "HEAD", cwd=once).stdout.strip()
+    assert version.tags["git_commit"] == commit
+    assert version.tags["data_source"] == "phantom"
+    assert float(version.tags["test_roc_auc"]) == metrics(once)["finetuned"]["roc_auc"]
+
+
+def test_restored_stages_are_recorded_from_their_files(finished: Path) -> None:
+    for path in ("mlruns/mlflow.db", "models/initial.keras", "models/finetuned.keras"):
+        (finished / path).unlink()
+    assert repro(finished) == ["register"]
+    assert [phase.data.tags["restored"] for phase in runs(finished)] == ["True", "True"]
+    assert [m.step for m in client(finished).get_metric_history(runs(finished)[0].info.run_id, "loss")] == [1, 2]
+
+
+def test_no_patient_is_on_two_sides(once: Path) -> None:
+    table = pd.read_csv(once / "data" / "splits.csv")
+    assert table.groupby("patient_id")["split"].nunique().max() == 1
+
+
+def test_dvc_shows_params_metrics_and_plots(finished: Path) -> None:
+    run("git", "add", "-f", "dvc.lock", cwd=finished)
+    set_params(finished, {"train": {"epochs": 3}})
+    assert "train.epochs" in run("dvc", "params", "diff", cwd=finished).stdout
+    assert "finetuned.roc_auc" in run("dvc", "metrics", "show", cwd=finished).stdout
+    page = run("dvc", "plots", "show", "-o", "plots", cwd=finished)
+    assert (finished / "plots" / "index.html").exists(), page.stderr
+
+
+def test_an_experiment_takes_its_parameter_and_names_its_runs(finished: Path) -> None:
+    done = run("dvc", "exp", "run", "-n", "faster", "-S", "train.learning_rate=0.05", cwd=finished)
+    assert re.findall(r"Running stage '(\w+)'", done.stdout) == ["train", "finetune", "evaluate", "report", "register"]
+    train, _ = runs(finished, "tags.dvc_exp_name = 'faster'")
+    assert train.data.params["train.learning_rate"] == "0.05"
+
+
+def test_a_queued_experiment_reports_to_the_project_it_was_queued_in(finished: Path) -> None:
+    run("git", "add", "-A", cwd=finished)
+    run("git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "run", cwd=finished)
+    run("dvc", "exp", "run", "--queue", "-n", "queued", "-S", "finetune.learning_rate=0.03", cwd=finished)
+    run("dvc", "exp", "run", "--run-all", cwd=finished)
+    (finetune,) = runs(finished, "tags.dvc_exp_name = 'queued' and tags.phase = 'finetune'")
+    assert finetune.data.params["finetune.learning_rate"] == "0.03"
+
+
+def start(project: Path, *command: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command, cwd=project, env=clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+
+
+def test_a_killed_training_goes_on_after_its_last_finished_epoch(finished: Path) -> None:
+    set_params(finished, {"train": {"epochs": 60}})
+    killed = start(finished, "dvc", "repro", "train")
+    wait_for(finished, ".cache/training/train-*/history.json")
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    resumed = run("dvc", "repro", "train", cwd=finished)
+    assert "Going on after epoch" in resumed.stdout
+    assert len(pd.read_csv(finished / "reports" / "train_history.csv")) == 60
+    assert len(runs(finished, "tags.phase = 'train'")) == 2  # the killed one was gone on with
+
+
+def test_of_two_repros_at_once_one_is_told_to_wait(project: Path) -> None:
+    set_params(project, {"data": {"images": 2000}})
+    first = start(project, "dvc", "repro", "fetch")
+    wait_for(project, "data/raw/train/*/*.jpeg")
+    second = run("dvc", "repro", "fetch", cwd=project, check=False)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.communicate()
+    assert second.returncode != 0
+    assert "it is being blocked by" in second.stderr
+
+
+def test_a_stage_that_fails_names_the_value_the_expectation_and_the_remedy(project: Path) -> None:
+    set_params(project, {"split": {"seed": -1}})
+    failed = run("dvc", "repro", "fetch", cwd=project, check=False)
+    assert failed.returncode != 0
+    assert "split.seed is -1" in failed.stderr
+    assert "Expected: split.seed" in failed.stderr
+    assert "Remedy:" in failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
+def test_a_missing_folder_is_named(project: Path) -> None:
+    set_params(project, {"data": {"source": "folder", "path": "nowhere/images"}})
+    failed = run("dvc", "repro", "fetch", cwd=project, check=False)
+    assert failed.returncode != 0
+    assert "nowhere/images" in failed.stderr
+
+
+def test_damaged_images_are_set_aside_and_too_many_of_them_stop_the_pipeline(project: Path) -> None:
+    run("dvc", "repro", "fetch", cwd=project)
+    images = sorted((project / "data" / "raw").glob("*/*/*"))
+    outside = project.parent / "images"
+    run("cp", "-rL", "data/raw", str(outside), cwd=project)
+    for image in images[:2]:
+        (outside / image.relative_to(project / "data" / "raw")).write_bytes(image.read_bytes()[:200])
+    set_params(project, {"data": {"source": "folder", "path": str(outside)}})
+    failed = run("dvc", "repro", "merge", cwd=project, check=False)
+    assert failed.returncode != 0
+    assert "readable" in failed.stderr
+    assert images[0].name in failed.stderr
+    set_params(project, {"validate": {"max_refused_share": 0.1}})
+    assert repro(project, "merge") == ["validate", "merge"]
+    assert len(pd.read_csv(project / "data" / "refused.csv")) == 2
+
+
+def test_nothing_connects_to_another_machine(once: Path) -> None:
+    assert (once.parent / "connections.log").read_text() == ""

@@ -1,0 +1,180 @@
+"""The retraining workflow, run line by line where GitHub would run it."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from projects import ROOT, clean_environment, copy_project, run, set_params
+
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+JOB = yaml.safe_load((ROOT / ".github" / "workflows" / "retrain.yml").read_text())["jobs"]["retrain"]
+GATES = {"min_roc_auc": 0.6, "min_sensitivity": 0.1, "min_specificity": 0.0, "max_calibration_error": 1.0,
+         "margin": 0.05, "min_common_images": 20}  # fmt: skip
+SEEING = {  # the tiny backbone sees nothing whatever its training
+    "data": {"images": 300}, "model": {"backbone": "efficientnet_lite0", "weights": "imagenet", "image_size": 96},
+    "train": {"epochs": 10, "learning_rate": 3e-3}, "finetune": {"epochs": 1}, "register": {"gates": GATES},
+}  # fmt: skip
+BLIND = {"train": {"learning_rate": 1e-6, "epochs": 1}, "finetune": {"learning_rate": 1e-7}}
+
+
+def commit(project: Path, message: str) -> str:
+    run("git", "add", "-A", cwd=project)
+    run("git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", message, cwd=project)
+    return run("git", "rev-parse", "HEAD", cwd=project).stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def upstream(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a repository with main, whose model sees something, and the branch blind, whose model sees nothing."""
+    project = copy_project(tmp_path_factory.mktemp("upstream") / "project")
+    for lock in ("requirements.txt", "requirements-remotes.txt"):
+        shutil.copy(ROOT / lock, project)
+    set_params(project, SEEING)
+    commit(project, "a model that sees something")
+    run("git", "branch", "-M", "main", cwd=project)
+    run("git", "switch", "-qc", "blind", cwd=project)
+    set_params(project, BLIND)
+    commit(project, "a model that sees nothing")
+    run("git", "switch", "-q", "main", cwd=project)
+    return project
+
+
+@pytest.fixture
+def clone(upstream: Path, tmp_path: Path) -> Path:
+    """Return a clone on a runner: its own files, packages as installed, DVC's cache as GitHub restores it."""
+    runner = tmp_path / "runner"
+    run("git", "clone", "-q", str(upstream), str(runner), cwd=tmp_path)
+    (runner / ".git" / "info" / "exclude").write_text(".venv\n")  # a link here, a folder on a runner
+    (runner / ".venv").symlink_to(ROOT / ".venv")
+    cache = upstream.parent / "restored"
+    cache.mkdir(exist_ok=True)
+    (runner / ".dvc" / "cache").symlink_to(cache)
+    return runner
+
+
+def run_job(clone: Path, event: str, base: str = "origin/main", **inputs: str) -> tuple[int, str, str]:
+    """Run the job's own lines as the runner does; an expression that is not listed here fails the test.
+
+    Returns:
+        The exit status of the first step that failed, or 0; what all steps printed; the job's summary.
+    """
+    on_main = "github.ref == 'refs/heads/main' && (github.event_name != 'workflow_dispatch' || inputs.promote)"
+    before = "github.event_name == 'push' && github.event.before || format('origin/{0}', github.base_ref || 'main')"
+    known = {"recipe": "", "overrides": "", "source": ""} | inputs
+    known = {f"inputs.{name}": value for name, value in known.items()} | {
+        before: base, on_main: inputs.get("promote", "true"), "github.actor": "octocat",
+        "github.event_name != 'pull_request'": str(event != "pull_request"), "!cancelled()": "True",
+    }  # fmt: skip
+
+    def evaluate(text: str) -> str:
+        return re.sub(r"\$\{\{ (.+?) \}\}", lambda m: "" if "secrets." in m[1] else known[m[1]], str(text))
+
+    files = {name: clone.parent / name for name in ("GITHUB_STEP_SUMMARY", "GITHUB_OUTPUT")}
+    github = {"CI": "true", "GITHUB_ACTIONS": "true", "GITHUB_EVENT_NAME": event, "GITHUB_RUN_ID": "17"}
+    environment = clean_environment() | github | {name: str(path) for name, path in files.items()}
+    status, printed = 0, ""
+    for step in (step for step in JOB["steps"] if "run" in step):
+        condition = step.get("if", "True")
+        if evaluate(condition) != "True" or (status and "cancelled()" not in condition):
+            continue
+        done = subprocess.run(
+            ["bash", "-e", "-c", step["run"]], cwd=clone, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True,
+            env=environment | {name: evaluate(value) for name, value in step.get("env", {}).items()},
+        )  # fmt: skip
+        status, printed = status or done.returncode, printed + done.stdout
+    summary = files["GITHUB_STEP_SUMMARY"]
+    return status, printed, summary.read_text() if summary.exists() else ""
+
+
+def read_gain(summary: str, metric: str) -> float:
+    row = re.search(rf"^\| {metric} \| ([+-][\d.]+) \|", summary, re.MULTILINE)
+    assert row, summary
+    return float(row[1])
+
+
+def test_a_pull_request_that_makes_the_model_worse_ends_red_with_the_reason(clone: Path) -> None:
+    run("git", "switch", "-q", "blind", cwd=clone)
+    status, printed, summary = run_job(clone, "pull_request")
+    assert status, printed
+    assert "This model is refused: " in printed and "Traceback" not in printed
+    assert summary.startswith("# Retraining: refused")
+    assert "roc_auc above main's, lower bound, at least | -" in summary
+    assert read_gain(summary, "roc_auc") < 0
+
+
+def test_a_pull_request_that_makes_the_model_better_ends_green_and_says_by_how_much(clone: Path) -> None:
+    status, printed, summary = run_job(clone, "pull_request", base="origin/blind")
+    assert status == 0, printed
+    assert summary.startswith("# Retraining: better than blind")
+    assert read_gain(summary, "roc_auc") > 0
+    assert "train.learning_rate" in summary and "xychart-beta" in summary
+    assert not (clone / "mlruns" / "server").exists() and "champion" not in printed
+
+
+def test_a_push_to_main_registers_and_promotes_and_leaves_a_complete_lock(clone: Path) -> None:
+    head = run("git", "rev-parse", "HEAD", cwd=clone).stdout.strip()
+    status, printed, summary = run_job(clone, "push", base=head)
+    assert status == 0, printed
+    assert summary.startswith(f"# Retraining: the same as {head[:7]}\n")
+    assert "version 1 is the new champion" in printed
+    assert list(yaml.safe_load((clone / "dvc.lock").read_text())["stages"])[-1] == "register"
+    assert run("git", "status", "--short", cwd=clone).stdout.split() == ["??", "dvc.lock"]
+
+
+def test_what_a_person_types_reaches_the_pipeline_and_no_shell(clone: Path) -> None:
+    overrides = "finetune.epochs=1 'evaluate.seed=4$(touch pwned)'"
+    status, printed, summary = run_job(clone, "workflow_dispatch", recipe="$(touch pwned)", overrides=overrides)
+    assert status and "There is no recipe '$(touch pwned)'." in printed
+    assert summary.startswith("# Retraining: it did not come to its end")
+    status, printed, _ = run_job(clone, "workflow_dispatch", overrides=overrides)
+    assert status
+    assert not list(clone.rglob("pwned"))
+
+
+def test_a_run_by_hand_takes_its_inputs_and_promotes_only_if_told_to(clone: Path) -> None:
+    inputs = {
+        "recipe": "patient_views",
+        "overrides": "finetune.epochs=2 register.gates.margin=1.0",
+        "promote": "false",
+    }
+    status, printed, summary = run_job(clone, "workflow_dispatch", **inputs)
+    assert status == 0, printed
+    assert re.search(r"recipe +\| default +\| patient_views", summary)
+    assert re.search(r"finetune.epochs +\| 1 +\| 2", summary)
+    assert "it passed all gates, but PNEUMONIA_PROMOTE is false" in printed
+
+
+def test_without_a_commit_to_compare_with_floors_decide_and_the_summary_says_so(clone: Path) -> None:
+    status, printed, summary = run_job(clone, "push", base="0" * 40)
+    assert status == 0, printed
+    assert summary.startswith("# Retraining: accepted on its floors alone")
+    assert "There is no commit" in summary
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_actions_are_pinned_by_commit_and_name_their_version(path: Path) -> None:
+    used = re.findall(r"uses: (.+)", path.read_text())
+    assert (
+        used
+        and [line for line in used if not re.fullmatch(r"actions/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line)] == []
+    )
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_no_expression_stands_in_a_shell_line_and_each_job_names_its_permissions(path: Path) -> None:
+    workflow = yaml.safe_load(path.read_text())
+    assert workflow["permissions"] == {}
+    for job in workflow["jobs"].values():
+        assert "permissions" in job
+        assert [step["run"] for step in job["steps"] if "${{" in step.get("run", "")] == []
+
+
+def test_secrets_of_the_tracking_server_stay_out_of_pull_requests() -> None:
+    for step in JOB["steps"]:
+        guarded = "github.event_name != 'pull_request'"
+        told = [value for value in step.get("env", {}).values() if "secrets.MLFLOW" in value]
+        assert all(guarded in value or guarded in step.get("if", "") for value in told)

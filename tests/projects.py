@@ -1,0 +1,93 @@
+"""Tiny copies of the project, with their own git, DVC and MLflow stores."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parent.parent
+REAL_DATA = ROOT.parent / "shared" / "data"
+REAL_IMAGES = REAL_DATA / "chest_xray"
+# Noise decides what a tiny model reaches.
+NO_GATES = {"min_roc_auc": 0.0, "min_sensitivity": 0.0, "min_specificity": 0.0, "max_calibration_error": 1.0,
+            "margin": 1.0, "min_common_images": 1}  # fmt: skip
+TINY = {
+    "data": {"images": 60},
+    "model": {"backbone": "tiny", "weights": "none", "image_size": 32},
+    "train": {"epochs": 2, "learning_rate": 1e-2},
+    "finetune": {"epochs": 2},
+    "register": {"gates": NO_GATES},
+    "evaluate": {"resamples": 100},
+}
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def set_params(project: Path, changes: dict[str, Any]) -> None:
+    """Change values section by section, in params.yaml and in what `dvc exp run` composes it from."""
+    for path in (project / "params.yaml", project / "conf" / "config.yaml"):
+        params = yaml.safe_load(path.read_text())
+        for section, values in changes.items():
+            params[section] = params[section] | values
+        path.write_text(yaml.safe_dump(params, sort_keys=False))
+
+
+def copy_project(target: Path) -> Path:
+    """Copy what git would: code, pipeline and parameters, with tiny ones set."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).is_file() and not name.startswith(("tests/", "docs/", "requirements")) and name != "dvc.lock":
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target / name)
+    set_params(target, TINY)
+    for command in ("init -q", "add -A", "-c user.name=t -c user.email=t@t commit -qm tiny"):
+        subprocess.run(["git", *command.split()], cwd=target, check=True)
+    return target
+
+
+def clean_environment() -> dict[str, str]:
+    """Return the environment without what would lead a test to other stores."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "DVC_", "GIT_"))}
+    return kept | {"PATH": f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def run(*command: str, cwd: Path, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in a project as a user would."""
+    done = subprocess.run(command, cwd=cwd, env=clean_environment() | environment, capture_output=True, text=True)
+    if check and done.returncode:
+        raise AssertionError(f"{' '.join(command)} failed:\n{done.stdout}\n{done.stderr}")
+    return done
+
+
+# Every Python process of the pipeline tells which other machines it asks for.
+LISTENER = """
+import sys
+from pathlib import Path
+
+def note(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo"):
+        with Path({log!r}).open("a") as file:
+            print(sys.argv, event, arguments[-1] if event == "socket.connect" else arguments[0], file=file)
+
+Path({log!r}).touch()
+sys.addaudithook(note)
+"""
+
+
+# Where MLflow keeps artifacts by their whole path: without another, a copy of a store writes into the first one.
+LOCATIONS = {
+    "experiments": "artifact_location",
+    "runs": "artifact_uri",
+    "logged_models": "artifact_location",
+    "model_versions": "storage_location",
+}

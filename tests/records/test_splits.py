@@ -1,0 +1,207 @@
+"""No patient is on two sides, the shares are what was asked for, and the same seed deals the same images."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pneumonia.core.errors import InputError
+from pneumonia.core.params import SplitParams, SplitRatios
+from pneumonia.records.merge import merge_folders
+from pneumonia.records.splits import SPLITS, assign_splits, count_crossing, describe_splits, group_patients
+
+KAGGLE = (1_583, 4_273)  # images without, with pneumonia
+
+
+def make_params(strategy: Any = "patient", ratios: tuple[float, ...] = (0.8, 0.1, 0.1), seed: int = 123) -> SplitParams:
+    train, val, test = ratios
+    return SplitParams(strategy=strategy, ratios=SplitRatios(train=train, val=val, test=test), seed=seed)
+
+
+def make_records(normal: int, pneumonia: int, seed: int = 0, images: int = 4, copies: int = 0) -> pd.DataFrame:
+    """Return images of patients with 1 to `images` images each, dealt to the owner's folders, `copies` byte-identical."""
+    rng = np.random.default_rng(seed)
+    table = pd.DataFrame({"label": ["NORMAL"] * normal + ["PNEUMONIA"] * pneumonia})
+    numbers = np.repeat(np.arange(len(table)), rng.integers(1, images, len(table), endpoint=True))[: len(table)]
+    rows = np.arange(len(table))
+    digests = rows.copy()
+    if copies:  # of any other image of the class, so of other patients too
+        label = rng.integers(2, size=copies)
+        first, size = np.where(label, normal, 0), np.where(label, pneumonia, normal)
+        digests[first + rng.integers(size)] = first + rng.integers(size)
+    return table.assign(
+        path=[f"image{row:05}" for row in rows],
+        patient_id=[f"{label}{number}" for label, number in zip(table["label"], numbers, strict=True)],
+        sha256=[f"{digest:064x}" for digest in digests],
+        source_folder=rng.choice(SPLITS, len(table), p=[0.85, 0.03, 0.12]),
+    )
+
+
+@settings(derandomize=True, max_examples=25, deadline=None)
+@given(
+    strategy=st.sampled_from(["patient", "original"]),
+    seed=st.integers(0, 10_000),
+    images=st.integers(1, 6),
+    copies=st.integers(0, 12),
+)
+def test_no_patient_and_no_file_is_on_two_sides(strategy: str, seed: int, images: int, copies: int):
+    records = make_records(120, 200, seed, images, copies)
+    table = assign_splits(records, make_params(strategy, seed=seed))
+    for column in ("patient_id", "sha256"):
+        assert (table.groupby(column)["split"].nunique() == 1).all()
+
+
+@settings(derandomize=True, max_examples=10, deadline=None)
+@given(strategy=st.sampled_from(["patient", "stratified"]), seed=st.integers(0, 10_000), copies=st.integers(0, 12))
+def test_every_image_is_in_exactly_one_split(strategy: str, seed: int, copies: int):
+    records = make_records(120, 200, seed, copies=copies)
+    table = assign_splits(records, make_params(strategy, seed=seed))
+    pd.testing.assert_frame_equal(table.drop(columns="split"), records)
+    assert set(table["split"]) == set(SPLITS)
+
+
+def test_identical_files_tie_their_patients_together_through_others():
+    records = pd.DataFrame({"patient_id": ["a", "b", "b", "c", "d"], "sha256": ["1", "1", "2", "2", "3"]})
+    groups = group_patients(records)
+    assert len(set(groups[:4])) == 1
+    assert groups[4] != groups[0]
+
+
+@pytest.mark.parametrize(
+    "ratios",
+    [(0.8, 0.1, 0.1), (0.7, 0.15, 0.15), (0.6, 0.2, 0.2), (0.75, 0.15, 0.1), (1 / 3, 1 / 3, 1 / 3), (0.9, 0.05, 0.05)],
+)
+def test_ratios_and_class_shares_are_met_within_one_and_a_half_percent(ratios: tuple[float, ...]):
+    table = assign_splits(make_records(540, 1460, copies=10), make_params(ratios=ratios))
+    for split, share in zip(SPLITS, ratios, strict=True):
+        part = table[table["split"] == split]
+        assert len(part) / len(table) == pytest.approx(share, abs=0.015)
+        assert part["label"].eq("NORMAL").mean() == pytest.approx(0.27, abs=0.015)
+
+
+@pytest.mark.parametrize("ratios", [(0.98, 0.01, 0.01), (0.66, 0.33, 0.01), (0.5, 0.49, 0.01), (0.02, 0.49, 0.49)])
+def test_a_share_too_small_for_a_fold_gets_one_twentieth(ratios: tuple[float, ...]):
+    table = assign_splits(make_records(200, 500), make_params(ratios=ratios))
+    for split, share in zip(SPLITS, ratios, strict=True):
+        assert (table["split"] == split).mean() == pytest.approx(max(share, 0.05), abs=0.085)
+
+
+@pytest.mark.parametrize("strategy", ["patient", "stratified", "original"])
+def test_the_seed_alone_decides_who_goes_where(strategy: str):
+    records = make_records(120, 200)
+    one, same, other = (
+        assign_splits(records, make_params(strategy, seed=seed)).set_index("path")["split"] for seed in (1, 1, 2)
+    )
+    assert one.equals(same)
+    assert not one.equals(other)
+
+
+@pytest.mark.parametrize("strategy", ["patient", "stratified", "original"])
+def test_the_order_of_the_files_does_not_matter_once_they_are_merged(strategy: str):
+    records = make_records(120, 200)
+    shuffled = records.sample(frac=1, random_state=0)
+    one, other = (
+        assign_splits(merge_folders(table, True), make_params(strategy)).set_index("path")["split"]
+        for table in (records, shuffled)
+    )
+    assert one.equals(other)
+
+
+def test_the_stratified_split_of_kaggles_images_has_the_published_class_shares():
+    table = assign_splits(make_records(*KAGGLE), make_params("stratified"))
+    report = describe_splits(table, len(table))
+    assert [report[split]["normal_share"] for split in SPLITS] == [0.2703, 0.2713, 0.2696]
+    assert [report[split]["images"] for split in SPLITS] == [4_684, 586, 586]
+    assert (report["train"]["NORMAL"], report["train"]["PNEUMONIA"]) == (1_266, 3_418)
+
+
+def test_the_stratified_split_leaks_patients_and_says_how_many():
+    table = assign_splits(make_records(120, 200), make_params("stratified"))
+    by_patient = table.groupby("patient_id")["split"].agg(set)
+    crossing = describe_splits(table, len(table))["crossing_patients"]
+    assert crossing == sum(len(splits) > 1 for splits in by_patient) > 0
+
+
+def test_the_owners_test_folder_stays_whole():
+    records = make_records(300, 700)
+    table = assign_splits(records, make_params("original"))
+    owned = records.loc[records["source_folder"] == "test", "path"]
+    assert set(table.loc[table["split"] == "test", "path"]) == set(owned)
+
+
+def test_images_of_the_owners_test_patients_are_left_out_of_train_and_val_and_counted():
+    records = make_records(300, 700)
+    table = assign_splits(records, make_params("original"))
+    tested = records["patient_id"].isin(records.loc[records["source_folder"] == "test", "patient_id"])
+    elsewhere = tested & (records["source_folder"] != "test")
+    assert set(records["path"]) - set(table["path"]) == set(records.loc[elsewhere, "path"])
+    assert describe_splits(table, len(records))["left_out"] == elsewhere.sum() > 0
+
+
+def test_the_owners_val_patients_stay_in_val():
+    records = make_records(300, 700)
+    table = assign_splits(records, make_params("original"))
+    theirs = table["patient_id"].isin(table.loc[table["source_folder"] == "val", "patient_id"])
+    assert 0 < theirs.sum() < len(table)
+    assert set(table.loc[theirs, "split"]) == {"val"}
+
+
+def test_an_original_split_needs_the_owners_test_folder():
+    records = make_records(120, 200).assign(source_folder="all")
+    with pytest.raises(InputError, match=r"with folders all\.\n.*Expected: the owner's train and test folders"):
+        assign_splits(records, make_params("original"))
+
+
+def test_rows_numbered_otherwise_are_split_alike():
+    records = make_records(120, 200)
+    renumbered = records.set_axis(range(1000, 1320))
+    for strategy in ("patient", "stratified", "original"):
+        one, other = (assign_splits(table, make_params(strategy)) for table in (records, renumbered))
+        pd.testing.assert_frame_equal(one, other)
+
+
+@pytest.mark.parametrize("strategy", ["patient", "original"])
+def test_too_few_patients_of_a_class_are_refused_however_many_images_they_have(strategy: str):
+    records = make_records(90, 200).assign(source_folder=["train", "test"] * 145)
+    few = records["label"].eq("NORMAL")
+    records.loc[few, "patient_id"] = [f"few{row % 5}" for row in range(few.sum())]
+    with pytest.raises(InputError, match=r"patients per class(.|\n)*add images"):
+        assign_splits(records, make_params(strategy))
+
+
+@pytest.mark.parametrize("strategy", ["patient", "stratified", "original"])
+@pytest.mark.parametrize(("normal", "pneumonia"), [(0, 100), (100, 0), (1, 100)])
+def test_a_class_that_cannot_reach_every_split_is_refused(strategy: str, normal: int, pneumonia: int):
+    with pytest.raises(InputError, match="cannot be split"):
+        assign_splits(make_records(normal, pneumonia), make_params(strategy))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_sixty_images_with_twelve_healthy_patients_are_enough(seed: int):
+    records = make_records(16, 44, images=1)
+    records.loc[:3, "patient_id"] = "NORMAL0"
+    table = assign_splits(records, make_params(seed=seed))
+    assert table.groupby("split")["label"].nunique().to_dict() == dict.fromkeys(SPLITS, 2)
+
+
+def test_crossing_patients_and_files_are_counted_apart():
+    table = pd.DataFrame(
+        {
+            "patient_id": ["a", "a", "b", "b", "c"],
+            "sha256": ["1", "2", "3", "4", "4"],
+            "split": ["train", "val", "test", "test", "train"],
+        }
+    )
+    assert count_crossing(table) == {"crossing_patients": 1, "crossing_files": 1}
+
+
+def test_the_report_counts_images_patients_and_classes_of_every_split():
+    table = assign_splits(make_records(120, 200), make_params())
+    report = describe_splits(table, len(table) + 3)
+    assert sum(report[split]["images"] for split in SPLITS) == 320
+    assert sum(report[split]["NORMAL"] for split in SPLITS) == 120
+    assert sum(report[split]["patients"] for split in SPLITS) == table["patient_id"].nunique()
+    assert report["left_out"] == 3

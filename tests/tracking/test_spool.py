@@ -1,0 +1,552 @@
+"""A tracking server that is not there, or dies, stops no training; what it misses is sent once, later."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import pytest
+import requests
+from mlflow.entities import Metric, Run
+from phases import DATASET, PARAMS, write_range_test
+from projects import ROOT
+from sqlalchemy.exc import DatabaseError
+
+from benchmarks.servers import find_port
+from pneumonia.core.dataset import write_dataset
+from pneumonia.core.errors import InputError
+from pneumonia.core.files import sha256_file
+from pneumonia.tracking.connection import PATIENCE, UnreachableError, connect
+from pneumonia.tracking.runs import (
+    ensure_run,
+    find_run,
+    link_initial_run,
+    log_best,
+    log_epoch,
+    log_range_test,
+    phase_run,
+    send_spooled,
+    tag_model,
+)
+from pneumonia.tracking.spool import find_spool, find_waiting
+
+DATA, MODEL, STATE, HISTORY = Path("dataset.pkl"), Path("model.keras"), Path("state"), Path("history.csv")
+RANGE = Path("train_range.csv")
+SAMPLE = "system/cpu_utilization_percentage"
+
+
+class Server:
+    """`mlflow server` over SQLite in a folder, started and killed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port = folder, find_port()
+        self.uri = f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "mlflow", "server", "--workers=1", f"--port={self.port}"]
+        command += [f"--backend-store-uri=sqlite:///{self.folder}/mlflow.db"]
+        command += [f"--artifacts-destination={self.folder}/artifacts"]
+        quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        with (self.folder / "log").open("a") as log:
+            self.process = subprocess.Popen(
+                command, env=os.environ | quiet, stdout=log, stderr=log, start_new_session=True
+            )
+        deadline = time.monotonic() + 120
+        while not self.answers():
+            assert time.monotonic() < deadline and self.process.poll() is None, (self.folder / "log").read_text()
+            time.sleep(0.1)
+
+    def answers(self) -> bool:
+        try:
+            return requests.get(f"{self.uri}/health", timeout=5).ok
+        except requests.RequestException:
+            return False
+
+    def kill(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+class Gate:
+    """Stands before a server: lets requests pass, answers with a status of its own, or cuts the connection.
+
+    `rule` is asked with the number of a request from 0, its method and its path; it returns None to let it pass, a
+    status, or "lost": the server does what it is asked, then `lost` is called, and its answer never arrives.
+    """
+
+    def __init__(self, server: Server) -> None:
+        gate, self.seen = self, 0
+        self.rule: Callable[[int, str, str], int | str | None] = lambda number, method, path: None
+        self.lost: Callable[[], None] = lambda: None
+
+        class Handler(BaseHTTPRequestHandler):
+            def answer(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                decision = gate.rule(gate.seen, self.command, self.path)
+                gate.seen += 1
+                status, content = decision, b"no"
+                if not isinstance(decision, int):
+                    behind = HTTPConnection("127.0.0.1", server.port)
+                    behind.request(self.command, self.path, body, {**self.headers, "Host": f"127.0.0.1:{server.port}"})
+                    answer = behind.getresponse()
+                    status, content = answer.status, answer.read()
+                    behind.close()
+                self.close_connection = True
+                if decision == "lost":
+                    gate.lost()
+                else:
+                    assert isinstance(status, int)
+                    self.send_response(status)
+                    self.send_header("Content-Length", str(len(content)))
+                    self.end_headers()
+                    self.wfile.write(content)
+
+            do_GET = do_POST = do_PUT = do_PATCH = answer  # noqa: N815
+
+            def log_message(self, format: str, *args: object) -> None:
+                """Say nothing."""
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.uri = f"http://127.0.0.1:{self.http.server_port}"
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("server"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def gate(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    """Return the gate through which this test reaches the server."""
+    gate = Gate(server)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", gate.uri)
+    yield gate
+    gate.http.shutdown()
+    gate.http.server_close()
+
+
+@pytest.fixture(autouse=True)
+def project(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Work in a project of its own, whose experiment on the server is its own too."""
+    monkeypatch.delenv("DVC_EXP_NAME", raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    for name in set(PATIENCE) - {"MAX_RETRIES"}:
+        monkeypatch.setenv(f"MLFLOW_HTTP_REQUEST_{name}", PATIENCE[name])
+    monkeypatch.setattr("pneumonia.tracking.connection.EXPERIMENT", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    write_dataset(DATASET, DATA)
+    MODEL.write_bytes(os.urandom(8))
+    HISTORY.write_text("epoch,loss,val_loss,learning_rate\n1,0.7,0.8,0.01\n2,0.5,0.6,0.005\n")
+    write_range_test(RANGE, [1.0] * 10 + [1.0, 0.8, 0.4, 0.2, 0.9])
+    mlflow.set_tracking_uri(None)  # pyright: ignore[reportArgumentType]
+    yield tmp_path
+    mlflow.set_tracking_uri(None)  # pyright: ignore[reportArgumentType]
+
+
+def nowhere() -> str:
+    """Return an address where nothing listens."""
+    return f"http://127.0.0.1:{find_port()}"
+
+
+def train(
+    phase: str = "train", state: Path = STATE, before_epoch: Callable[[int], None] = lambda epoch: None, epochs: int = 3
+) -> None:
+    """Tell all that a phase tells, and forget its state as a finished phase does."""
+    with phase_run(phase, PARAMS, DATASET, DATA, state):
+        log_range_test(RANGE, "no clinical meaning")
+        for epoch in range(epochs):
+            before_epoch(epoch)
+            rates = pd.DataFrame({"learning_rate": [0.1, 0.2]}, [2 * epoch + 1, 2 * epoch + 2])
+            log_epoch(epoch, {"loss": 1.0 - epoch / 10, "val_loss": float("nan")}, rates)
+        log_best({"val_loss": 0.8})
+        tag_model(MODEL)
+    shutil.rmtree(state)
+
+
+def find_runs() -> list[Run]:
+    return mlflow.MlflowClient().search_runs([connect()])
+
+
+def points(run: Run, metric: str) -> list[Metric]:
+    return mlflow.MlflowClient().get_metric_history(run.info.run_id, metric)
+
+
+def check_complete(began: int, ended: int, epochs: int = 3) -> Run:
+    """Assert that there is one run, with all of a phase that ran between two times, and return it."""
+    (run,) = find_runs()
+    assert run.info.status == "FINISHED"
+    assert began <= run.info.start_time <= (run.info.end_time or 0) <= ended
+    assert run.info.run_name == f"{PARAMS.recipe} train"
+    assert run.data.params.items() >= {name: str(value) for name, value in PARAMS.flat().items()}.items()
+    assert run.data.params["images.train"] == "6"
+    expected = {"phase": "train", "dataset_sha256": sha256_file(DATA), "model_sha256": sha256_file(MODEL)}
+    assert run.data.tags.items() >= (expected | {"mlflow.note.content": PARAMS.data.notice}).items()
+    assert run.inputs
+    assert sorted(i.dataset.name for i in run.inputs.dataset_inputs) == ["phantom test", "phantom train", "phantom val"]
+    loss = points(run, "loss")
+    assert [(point.step, point.value) for point in loss] == [(e + 1, 1.0 - e / 10) for e in range(epochs)]
+    assert [point.step for point in points(run, "learning_rate")] == list(range(1, 2 * epochs + 1))
+    assert len(points(run, "val_loss")) == epochs
+    assert all(began <= point.timestamp <= ended for point in loss)
+    assert [len(points(run, name)) for name in ("best_val_loss", "found_learning_rate", "duration_seconds")] == [
+        1,
+        1,
+        1,
+    ]
+    artifacts = mlflow.MlflowClient().list_artifacts(run.info.run_id, "range_test")
+    assert [artifact.path for artifact in artifacts] == ["range_test/range_test.png", "range_test/train_range.csv"]
+    stored = mlflow.artifacts.download_artifacts(f"runs:/{run.info.run_id}/range_test/train_range.csv")
+    assert Path(stored).read_bytes() == RANGE.read_bytes()
+    return run
+
+
+def now() -> int:
+    return int(time.time() * 1000)
+
+
+def send(*before: str, check: bool = True) -> subprocess.Popen[str]:
+    """Start a process that sends what waits, after lines of Python of its own."""
+    code = ["from pneumonia import connection, tracking", f"connection.EXPERIMENT = {str(Path.cwd())!r}", *before]
+    code += ["print('sent', tracking.send_spooled())"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen([sys.executable, "-c", "\n".join(code)], env=environment, stdout=-1, stderr=-1, text=True)
+
+
+def read_sent(process: subprocess.Popen[str]) -> int:
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    return int(out.split("sent ")[-1])
+
+
+def test_while_the_server_answers_nothing_is_kept():
+    began = now()
+    train()
+    check_complete(began, now())
+    assert not find_spool().exists()
+
+
+def test_a_server_that_is_killed_in_an_epoch_loses_nothing(server: Server, capsys: pytest.CaptureFixture[str]):
+    def kill_in_second(epoch: int) -> None:
+        deadline = time.monotonic() + 60
+        while epoch == 0 and not points(find_runs()[0], SAMPLE) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        if epoch == 1:
+            server.kill()
+
+    began = now()
+    try:
+        train(before_epoch=kill_in_second)
+        ended, told = now(), capsys.readouterr()
+        assert told.out.count("cannot be reached") == told.out.count("\n") == 1
+        assert "mlruns/spool" in told.out and server.uri in told.out
+        assert told.err == ""
+        (journal,) = find_waiting()
+        assert not STATE.exists() and "-train-" in journal.name
+    finally:
+        server.start()
+    assert send_spooled() == 1
+    assert len(points(check_complete(began, ended), SAMPLE)) >= 1
+    assert find_waiting() == []
+
+
+def test_a_server_that_is_not_there_from_the_beginning_gets_all_when_it_is(
+    server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", nowhere())
+    began = now()
+    train()
+    ended = now()
+    assert capsys.readouterr().out.count("cannot be reached") == 1
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    assert send_spooled() == 1
+    check_complete(began, ended)
+
+
+def test_the_next_phase_sends_what_the_one_before_could_not(server: Server, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", nowhere())
+    train()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    with phase_run("finetune", PARAMS, DATASET, DATA, STATE) as run:
+        link_initial_run(run, MODEL)
+    finetune, initial = find_runs()
+    assert (finetune.data.tags["phase"], initial.info.status) == ("finetune", "FINISHED")
+    assert finetune.data.tags["initial_run_id"] == initial.info.run_id
+    assert find_waiting() == []
+
+
+def test_several_phases_are_sent_in_their_order(server: Server, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", nowhere())
+    for phase in ("train", "finetune", "train"):
+        train(phase)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    assert send_spooled() == 3
+    assert [run.data.tags["phase"] for run in reversed(find_runs())] == ["train", "finetune", "train"]
+
+
+def test_sending_twice_is_sending_once(gate: Gate):
+    began = now()
+    gate.rule = lambda number, method, path: 503 if "artifacts" in path else None
+    train()
+    ended = now()
+    gate.rule = lambda number, method, path: None
+    (journal,) = find_waiting()
+    shutil.copytree(journal, "kept")
+    assert send_spooled() == 1
+    shutil.copytree("kept", journal)
+    assert send_spooled() == 1
+    check_complete(began, ended)
+
+
+@pytest.mark.parametrize("first", [0, 1, 2, 5, 9])
+def test_whatever_request_is_answered_with_503_first_the_run_is_sent_whole(gate: Gate, first: int):
+    began = now()
+    gate.rule = lambda number, method, path: 503 if number >= first else None
+    train()
+    ended = now()
+    gate.rule = lambda number, method, path: None
+    assert send_spooled() == 1
+    check_complete(began, ended)
+
+
+@pytest.mark.parametrize("lost", ["experiments/create", "runs/create", "log-batch", "log-inputs", "runs/update"])
+def test_a_request_whose_answer_is_lost_is_not_done_twice(gate: Gate, lost: str):
+    began = now()
+    gate.rule = lambda number, method, path: "lost" if lost in path else None
+    train()
+    ended = now()
+    gate.rule = lambda number, method, path: None
+    assert len(find_waiting()) == 1
+    send_spooled()
+    check_complete(began, ended)
+
+
+def test_two_processes_that_send_at_once_make_one_run(server: Server, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", nowhere())
+    began = now()
+    train()
+    ended = now()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    connect()  # the experiment is not what they compete for
+    meet = ["import time, pathlib", "pathlib.Path(f'ready-{time.time_ns()}').touch()"]
+    meet += ["while len(list(pathlib.Path.cwd().glob('ready-*'))) < 2: time.sleep(0.001)"]
+    assert sorted(map(read_sent, [send(*meet), send(*meet)])) == [0, 1]
+    check_complete(began, ended)
+
+
+@pytest.mark.parametrize("last", ["runs/create", "log-inputs", "artifacts", "runs/update"])
+def test_sending_that_was_killed_is_completed_by_the_next(gate: Gate, monkeypatch: pytest.MonkeyPatch, last: str):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", nowhere())
+    began = now()
+    train()
+    ended = now()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", gate.uri)
+    sender: list[subprocess.Popen[str]] = []
+
+    gate.rule = lambda number, method, path: "lost" if last in path else None
+    gate.lost = lambda: sender[0].kill()
+    sender.append(send())
+    sender[0].communicate(timeout=120)
+    assert sender[0].returncode == -signal.SIGKILL
+    assert len(find_waiting()) == 1
+    gate.rule = lambda number, method, path: None
+    assert send_spooled() == 1
+    check_complete(began, ended)
+
+
+def test_a_server_that_dies_while_it_is_sent_to_gets_the_rest_later(gate: Gate, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", nowhere())
+    began = now()
+    train()
+    ended = now()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", gate.uri)
+    gate.rule = lambda number, method, path: 503 if number > 5 else None
+    with pytest.raises(UnreachableError, match=find_waiting()[0].name):
+        send_spooled()
+    gate.rule = lambda number, method, path: None
+    assert send_spooled() == 1
+    check_complete(began, ended)
+
+
+def test_a_phase_that_failed_without_its_server_goes_on_in_the_same_run(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(epoch: int) -> None:
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", nowhere())
+    with pytest.raises(KeyboardInterrupt):
+        train(before_epoch=fail)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    with phase_run("train", PARAMS, DATASET, DATA, STATE) as run:
+        log_epoch(2, {"loss": 0.8}, pd.DataFrame())
+    assert [point.step for point in points(run, "loss")] == [1, 2, 3]
+    (found,) = find_runs()
+    assert (found.info.run_id, found.info.status, found.data.params["images.val"]) == (run.info.run_id, "FINISHED", "3")
+
+
+@pytest.mark.parametrize("reached", [True, False], ids=["server back", "server still away"])
+def test_a_phase_that_was_killed_without_its_server_goes_on_in_the_same_run(
+    server: Server, monkeypatch: pytest.MonkeyPatch, reached: bool
+):
+    code = f"import sys; sys.path[:0] = {[str(ROOT), str(ROOT / 'tests')]}\n"
+    code += "from test_spool import *\n"
+    code += "train(before_epoch=lambda epoch: os.kill(os.getpid(), signal.SIGKILL) if epoch == 1 else None)"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", nowhere())
+    began = now()
+    killed = subprocess.run([sys.executable, "-c", code], capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    if reached:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    with phase_run("train", PARAMS, DATASET, DATA, STATE):
+        log_epoch(1, {"loss": 0.9}, pd.DataFrame())
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    assert send_spooled() == (0 if reached else 2)
+    (run,) = find_runs()
+    assert [point.step for point in points(run, "loss")] == [1, 2]
+    assert run.info.status == "FINISHED" and began <= run.info.start_time
+    assert run.data.params["images.val"] == "3"
+
+
+def test_the_line_that_a_full_disk_cut_is_left_out(server: Server, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", nowhere())
+    train()
+    (journal,) = find_waiting()
+    path = journal / "journal.jsonl"
+    path.write_text(path.read_text().removesuffix("\n")[:-3])
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    assert send_spooled() == 1
+    (run,) = find_runs()
+    assert (run.info.status, len(points(run, "duration_seconds"))) == ("RUNNING", 1)
+
+
+def test_what_a_server_has_the_beginning_of_goes_to_no_other(
+    gate: Gate, server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    began = now()
+    gate.rule = lambda number, method, path: 503 if "artifacts" in path else None
+    train()
+    ended = now()
+    gate.rule = lambda number, method, path: None
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)  # by another address it counts as another server
+    assert send_spooled() == 0
+    assert f"{gate.uri} has the beginning" in capsys.readouterr().out
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", gate.uri)
+    assert send_spooled() == 1
+    check_complete(began, ended)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403])
+def test_a_server_that_refuses_is_an_error_and_not_waited_for(gate: Gate, status: int):
+    gate.rule = lambda number, method, path: status
+    with pytest.raises(InputError, match=rf"refuses .* HTTP {status}(.|\n)*Expected: (.|\n)*Remedy: ") as caught:
+        train()
+    assert not isinstance(caught.value, UnreachableError)
+    assert find_waiting() == []
+
+
+def test_what_waits_and_is_refused_is_named_and_stays(gate: Gate, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", nowhere())
+    train()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", gate.uri)
+    gate.rule = lambda number, method, path: 403 if "runs/create" in path else None
+    (journal,) = find_waiting()
+    with pytest.raises(InputError, match=rf"HTTP 403, sending .*{journal.name}(.|\n)*deleting its folder"):
+        send_spooled()
+    assert find_waiting() == [journal]
+
+
+def test_an_address_that_is_none_is_an_error(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:port")
+    with pytest.raises(InputError, match="MLFLOW_TRACKING_URI"):
+        train()
+
+
+@pytest.mark.parametrize("call", [connect, lambda: find_run("train", MODEL)], ids=["connect", "find_run"])
+def test_outside_a_phase_a_server_that_is_not_there_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, call: Callable[[], object]
+):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri := nowhere())
+    with pytest.raises(InputError, match=rf"{uri} cannot be reached: .*refused(.|\n)*Expected: (.|\n)*Remedy: "):
+        call()
+
+
+def test_a_phase_that_waits_to_be_sent_is_not_recorded_again(server: Server, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", nowhere())
+    train()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    run = ensure_run("train", PARAMS, DATA, MODEL, HISTORY, RANGE)
+    (found,) = find_runs()
+    assert found.info.run_id == run.info.run_id and "restored" not in found.data.tags
+
+
+def test_a_restored_phase_is_not_kept_for_later_but_an_error(gate: Gate):
+    gate.rule = lambda number, method, path: 503 if "log-inputs" in path else None
+    with pytest.raises(UnreachableError):
+        ensure_run("train", PARAMS, DATA, MODEL, HISTORY, RANGE)
+    assert not find_spool().exists()
+
+
+def test_a_refused_connection_is_given_up_within_seconds(monkeypatch: pytest.MonkeyPatch):
+    for name in PATIENCE:
+        monkeypatch.delenv(f"MLFLOW_HTTP_REQUEST_{name}", raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", nowhere())
+    started = time.monotonic()
+    train()
+    assert time.monotonic() - started < 30  # MLflow's own way takes minutes
+    for name in PATIENCE:  # what `connect` set
+        monkeypatch.delenv(f"MLFLOW_HTTP_REQUEST_{name}")
+
+
+def test_a_password_in_the_address_is_neither_shown_nor_kept(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", nowhere().replace("//", "//ann:secret@"))
+    train()
+    assert "secret" not in capsys.readouterr().out
+    assert not any(b"secret" in path.read_bytes() for path in find_spool().rglob("*") if path.is_file())
+    with pytest.raises(InputError) as caught:
+        connect()
+    assert "secret" not in str(caught.value)
+
+
+def test_a_local_store_that_is_broken_is_an_error_and_nothing_is_kept(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    Path("mlruns").mkdir()
+    Path("mlruns/mlflow.db").write_text("no database")
+    with pytest.raises(DatabaseError):
+        train()
+    assert not find_spool().exists()
+
+
+def test_what_waits_for_a_server_is_not_sent_to_a_local_store(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", nowhere())
+    train()
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert send_spooled() == 0
+    assert len(find_waiting()) == 1
+
+
+def test_a_journal_is_lines_of_json_and_a_folder_of_artifacts(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", nowhere())
+    train()
+    (journal,) = find_waiting()
+    opening, *entries = [json.loads(line) for line in (journal / "journal.jsonl").read_text().splitlines()]
+    assert (opening["server"], opening["tags"]["phase"]) == ("", "train")
+    assert entries[-1]["end"][0] == "FINISHED"
+    assert (journal / "artifacts/range_test/train_range.csv").read_bytes() == RANGE.read_bytes()

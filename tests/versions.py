@@ -1,0 +1,82 @@
+"""Register versions whose predictions are made up."""
+
+from pathlib import Path
+from uuid import uuid4
+
+import mlflow
+import numpy as np
+import pandas as pd
+from mlflow.entities.model_registry import ModelVersion
+
+from pneumonia.core.files import sha256_file
+from pneumonia.core.params import Gates
+from pneumonia.registry import gate as gate
+from pneumonia.registry.promotion import MODEL_NAME, find_alias, promote
+
+GATES = Gates(
+    min_roc_auc=0.8, min_sensitivity=0.8, min_specificity=0.8, max_calibration_error=0.1,
+    margin=0.02, min_common_images=50,
+)  # fmt: skip
+
+
+TAGS = {
+    "test_roc_auc": "0.9", "test_sensitivity": "0.9", "test_specificity": "0.9", "test_calibration_error": "0.05",
+    "test_threshold": "0.5", "synthetic": "False", "crossing_patients": "0", "recipe": "default",
+}  # fmt: skip
+
+
+def draw_images(count: int = 200, of_each: int = 1, first: int = 0) -> pd.DataFrame:
+    """Return test images as the evaluate stage writes them, of which nothing is said yet.
+
+    Args:
+        count: of images, the even ones ill.
+        of_each: images of a patient; all ill or all healthy.
+        first: number of the first, by which images are told apart.
+    """
+    number = np.arange(first, first + count)
+    actual = 1 - number % 2
+    patient = [f"person{i // 2 // of_each}{'ab'[label]}" for i, label in zip(number, actual, strict=True)]
+    return pd.DataFrame({
+        "path": [f"test/{i}.jpeg" for i in number], "sha256": [f"{i:064x}" for i in number], "patient_id": patient,
+        "label": np.array(["NORMAL", "PNEUMONIA"])[actual], "actual": actual, "initial": 0.5, "finetuned": 0.5,
+    })  # fmt: skip
+
+
+def say(images: pd.DataFrame, noise: float, seed: int = 0) -> pd.DataFrame:
+    """Return images with probabilities that are the truth and some noise: the more, the lower the ROC AUC."""
+    seen = images["actual"] - 0.5 + noise * np.random.default_rng(seed).normal(size=len(images))
+    return images.assign(finetuned=(1 / (1 + np.exp(-seen))).round(9))
+
+
+def register(said: pd.DataFrame, **tags: str) -> ModelVersion:
+    """Register a version that holds nothing but predictions and tags, which is all that the gate reads."""
+    folder = Path.cwd() / uuid4().hex
+    (folder / "artifacts").mkdir(parents=True)
+    said.to_csv(folder / "artifacts/predictions.csv", index=False)
+    identity = {"package_sha256": sha256_file(folder / "artifacts/predictions.csv")}
+    client = mlflow.MlflowClient()
+    client.create_model_version(MODEL_NAME, folder.as_uri(), tags=TAGS | identity | tags)
+    return find_version(len(client.search_model_versions(f"name = '{MODEL_NAME}'")))
+
+
+def find_version(number: int | str) -> ModelVersion:
+    """Return a version as the registry has it now."""
+    return mlflow.MlflowClient().get_model_version(MODEL_NAME, str(number))
+
+
+def crown(said: pd.DataFrame, **tags: str) -> ModelVersion:
+    """Register a version and make it champion."""
+    version, champion = register(said, **tags), find_alias("champion")
+    promote(str(version.version), champion and str(champion.version), "", {}, "Ada")
+    return version
+
+
+def find_champion() -> int | str | None:
+    champion = find_alias("champion")
+    return champion and champion.version
+
+
+IMAGES = draw_images()
+
+
+GOOD, WORSE = say(IMAGES, 0.3), say(IMAGES, 0.8)
