@@ -6,11 +6,11 @@ from typing import Any
 import pandas as pd
 
 from pneumonia.core.files import sha256_bytes
+from pneumonia.core.names import parse_patient
 from pneumonia.core.runtime import map_threads
 from pneumonia.core.tables import DTYPES, REFUSED_DTYPES
 from pneumonia.images.decode import describe_image
 from pneumonia.images.refusal import ImageRefusedError
-from pneumonia.records.names import parse_patient
 
 
 def scan_images(raw: Path) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -13,9 +13,9 @@ from projects import REAL_IMAGES
 
 from pneumonia.core.errors import InputError
 from pneumonia.core.files import sha256_bytes
+from pneumonia.core.names import parse_patient
 from pneumonia.core.tables import DTYPES, REFUSED_DTYPES, count_images, read_records, read_table, write_table
 from pneumonia.records.merge import count_unnamed, merge_folders
-from pneumonia.records.names import parse_patient
 from pneumonia.records.scan import scan_images
 
 
