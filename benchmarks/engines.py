@@ -67,7 +67,7 @@ def measure(engine: str, backbone: str, dataset: Path, number: int) -> dict[str,
     logits = np.concatenate([score(batch) for batch in batches])[:, 0]
     scored = time.perf_counter() - started
     freeze_below(model, None)
-    prefix = compile_model(cut_model(model).prefixes[0], engine)
+    prefix = compile_model(cut_model(model).frozen[0], engine)
     prefix(batches[0])
     rates = []
     for batch in batches[:10]:

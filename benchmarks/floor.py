@@ -47,24 +47,22 @@ class Pass:
 def list_passes(dataset: Dataset, params: Params) -> list[Pass]:
     """Measure all passes of both phases, in float32.
 
-    Fine-tuning starts from what the first prefix said in the initial phase, as with `finetune.from_layer: auto`.
+    Fine-tuning starts from the activations that the initial phase cached first, as with `finetune.from_layer: auto`.
     """
     make_deterministic(params.train.seed)
     model, batch_size = build_model(params.model), params.compute.batch_size
-    head = cut_model(model, params.finetune.from_layer)
+    head = cut_model(model)
     images = len(dataset.train.labels) + len(dataset.val.labels)
-    passes = [
-        Pass(f"{prefix.name}, frozen, once", images, measure_forward(prefix, batch_size)) for prefix in head.prefixes
-    ]
-    passes += list_epochs("initial", head.tail, dataset, params.train)
+    passes = [Pass(f"{part.name}, frozen, once", images, measure_forward(part, batch_size)) for part in head.frozen]
+    passes += list_epochs("initial", head.trainable, dataset, params.train)
     freeze_below(model, find_layer(get_backbone(model), params.finetune.from_layer))
-    return passes + list_epochs("fine-tuning", cut_model(model).tail, dataset, params.finetune)
+    return passes + list_epochs("fine-tuning", cut_model(model).trainable, dataset, params.finetune)
 
 
-def list_epochs(phase: str, tail: keras.Model, dataset: Dataset, params: FitParams) -> list[Pass]:
+def list_epochs(phase: str, trainable: keras.Model, dataset: Dataset, params: FitParams) -> list[Pass]:
     """Measure the passes through the trained part."""
     times, train, val = params.epochs, len(dataset.train.labels), len(dataset.val.labels)
-    step, forward = measure_training(tail, params), measure_forward(tail, params.batch_size)
+    step, forward = measure_training(trainable, params), measure_forward(trainable, params.batch_size)
     return [
         Pass(f"{phase}, training, {times} epochs", times * train, step),
         Pass(f"{phase}, validation, {times} epochs", times * val, forward),

@@ -28,8 +28,8 @@ def predict_log_odds(
     """
     both = np.concatenate([images, images[..., ::-1]]) if flip else images
     inputs, part, batch_size = both, model, cache.compute.batch_size if cache else BATCH_SIZE
-    if cache and (cut := cut_model(model)).prefixes:
-        inputs, part = cache.read(cut.prefixes, both), cut.tail
+    if cache and (cut := cut_model(model)).frozen:
+        inputs, part = cache.read(cut.frozen, both), cut.trainable
     batches = [batch for _, batch in run_batches(part, inputs, batch_size)]
     logits = np.concatenate([np.empty((0, 1)), *batches]).astype(np.float64)
     return logits.reshape(1 + flip, len(images)).mean(axis=0)

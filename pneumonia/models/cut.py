@@ -1,4 +1,4 @@
-"""Freeze the lower part of a classifier, and cut it off."""
+"""Freeze the lower part of a classifier and separate it from the trainable part."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -16,10 +16,14 @@ def get_backbone(model: keras.Model) -> keras.Model:
 
 
 def find_layer(backbone: keras.Model, name: int | str) -> int:
-    """Return the index of a backbone's layer; `auto` is the default of the backbone's row.
+    """Return the index of a backbone's layer.
+
+    Args:
+        backbone: from `build_backbone`.
+        name: index or name of the layer; "auto" is where the table of backbones starts to fine-tune.
 
     Raises:
-        InputError: there is no such layer.
+        InputError: the backbone has no such layer.
     """
     wanted = find_backbone(backbone.name).from_layer if name == "auto" else name
     names = [layer.name for layer in backbone.layers]
@@ -28,14 +32,14 @@ def find_layer(backbone: keras.Model, name: int | str) -> int:
     if isinstance(wanted, int) and 0 <= wanted < len(names):
         return wanted
     raise InputError(
-        f"finetune.from_layer is {wanted!r}, which {backbone.name} does not have.",
-        expected=f"an index below {len(names)}, auto, or a layer's name such as {names[-1]}",
-        remedy="set finetune.from_layer",
+        f"{backbone.name} has no layer {wanted!r}, which finetune.from_layer names.",
+        expected=f"an index from 0 to {len(names) - 1}, a layer's name such as {names[-1]}, or auto",
+        remedy="correct finetune.from_layer",
     )
 
 
 def freeze_below(model: keras.Model, from_layer: int | None) -> None:
-    """Make backbone layers from `from_layer` on trainable and freeze those before; None freezes all."""
+    """Freeze the backbone's layers below index `from_layer` and make the others trainable; None freezes them all."""
     for index, layer in enumerate(get_backbone(model).layers):
         layer.trainable = from_layer is not None and index >= from_layer
 
@@ -48,58 +52,57 @@ class Inference(layers.Layer):
         self.model = model
 
     def call(self, inputs: keras.KerasTensor) -> keras.KerasTensor:
-        """Return what the model says in inference mode."""
+        """Return the model's output in inference mode."""
         return self.model(inputs, training=False)
 
 
 @dataclass(frozen=True)
 class Cut:
-    """A classifier in parts that share its layers: `tail(prefixes[-1](... prefixes[0](images)))` is `model(images)`.
+    """A classifier in parts that share its layers: `trainable(frozen[-1](... frozen[0](images)))` is `model(images)`.
 
     Attributes:
-        prefixes: the frozen part, each fed by the one before; empty when nothing is frozen.
-        tail: the rest, its backbone in inference mode; training it trains the classifier.
+        frozen: models of the frozen part, each fed by the one before; empty when nothing is frozen.
+        trainable: the rest, its backbone in inference mode; training it trains the classifier.
     """
 
-    prefixes: tuple[keras.Model, ...]
-    tail: keras.Model
+    frozen: tuple[keras.Model, ...]
+    trainable: keras.Model
 
 
 def cut_model(model: keras.Model) -> Cut:
-    """Cut a classifier at the last tensor on which all that is trainable depends, see `freeze_below`.
+    """Cut a classifier at the last tensor on which every trainable layer depends, see `freeze_below`.
 
-    The frozen part is cut once more at the backbone's default cut, so that the head and all that is fine-tuned above
-    start from the same activations, and images pass the layers underneath once. The model's output is the same.
+    The frozen part is cut once more at the backbone's default cut. So images pass the lower layers once: the head
+    trains on activations that are computed from those on which fine-tuning starts.
     """
     backbone = get_backbone(model)
     pool, *head = model.layers[model.layers.index(backbone) + 1 :]
     top = len(backbone.layers) - 1
     first = next((index for index, layer in enumerate(backbone.layers) if layer.trainable_weights), None)
     last = top if first is None else find_cut(backbone, first)
-    shared = find_cut(backbone, find_layer(backbone, "auto"))
-    cuts = sorted({cut for cut in (shared, last) if 0 < cut <= last})
-    prefixes, source = list[keras.Model](), backbone.input
+    default = find_cut(backbone, find_layer(backbone, "auto"))
+    frozen, source = list[keras.Model](), backbone.input
     inputs, x = model.input, model.get_layer("scale").output
-    for cut in cuts:
+    for cut in sorted({cut for cut in (default, last) if 0 < cut <= last}):
         at = backbone.layers[cut].output
         x = keras.Model(source, at, name=f"backbone_to_{cut}")(x, training=False)
         if cut == top:
             x = pool(x)
-        prefixes.append(keras.Model(inputs, x, name=f"to_{backbone.layers[cut].name}"))
+        frozen.append(keras.Model(inputs, x, name=f"to_{backbone.layers[cut].name}"))
         inputs = x = layers.Input(x.shape[1:], name="activations")
         source = at
     if last < top:
-        x = pool(Inference(keras.Model(source, backbone.output, name="backbone_tail"))(x))
+        x = pool(Inference(keras.Model(source, backbone.output, name="trainable_backbone"))(x))
     for layer in head:
         x = layer(x)
-    return Cut(tuple(prefixes), keras.Model(inputs, x, name="tail"))
+    return Cut(tuple(frozen), keras.Model(inputs, x, name="trainable"))
 
 
 def find_cut(backbone: keras.Model, from_layer: int) -> int:
     """Return the index of the last layer before `from_layer` whose output is all that later layers need.
 
-    Layers of a functional model stand in topological order, so it is the last one after which a single tensor
-    still has consumers to come; 0, the input, when there is no other.
+    Keras keeps the layers of a functional model in topological order, so this is the last layer after which only one
+    tensor still has consumers; 0, the input, when there is no other.
     """
     waiting = Counter(id(tensor) for layer in backbone.layers for tensor in _inputs(layer))
     waiting[id(backbone.output)] += 1

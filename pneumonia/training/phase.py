@@ -84,10 +84,10 @@ def run_phase(
     Raises:
         InputError: the activations do not fit, or no learning rate is found.
     """
-    tail, train, val = prepare(classifier, from_layer, dataset, params.batch_size, cache)
-    learning_rate, table = choose_learning_rate(tail, train, params, dataset.class_weight)
+    trainable, train, val = prepare(classifier, from_layer, dataset, params.batch_size, cache)
+    learning_rate, table = choose_learning_rate(trainable, train, params, dataset.class_weight)
     _tell_range_test(listener, table, notice)
-    history = fit(tail, train, val, params, learning_rate, dataset.class_weight, state, listener.log_epoch)
+    history = fit(trainable, train, val, params, learning_rate, dataset.class_weight, state, listener.log_epoch)
     best = describe_best(history, params.monitor)
     listener.log_best(best)
     parameters, trainable = count_parameters(classifier)
@@ -143,7 +143,7 @@ def prepare(
     cut = cut_model(model)
 
     def batches(split: Split) -> Batches:
-        x = cache.read(cut.prefixes, split.images) if cut.prefixes else split.images
+        x = cache.read(cut.frozen, split.images) if cut.frozen else split.images
         return Batches(x, split.labels, batch_size)
 
-    return cut.tail, batches(dataset.train), batches(dataset.val)
+    return cut.trainable, batches(dataset.train), batches(dataset.val)

@@ -339,7 +339,7 @@ def test_what_training_keeps_of_the_images_is_read(tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     model = build("tiny")
     freeze_below(model, find_layer(get_backbone(model), "auto"))
-    CACHE.read(cut_model(model).prefixes, IMAGES)
+    CACHE.read(cut_model(model).frozen, IMAGES)
     kept = {path: path.stat().st_size for path in tmp_path.rglob("*")}
     gather_features(model, IMAGES, CACHE)
     assert {path: path.stat().st_size for path in tmp_path.rglob("*")} == kept

@@ -80,7 +80,7 @@ def open_cache(precision: Any = "float32", batch_size: int = 4, max_gb: float = 
 
 def cut(model: keras.Model, from_layer: int | None = FINETUNE) -> Prefixes:
     freeze_below(model, from_layer)
-    return cut_model(model).prefixes
+    return cut_model(model).frozen
 
 
 def read(prefixes: Prefixes, images: np.ndarray = IMAGES, **cache: Any) -> np.ndarray:
@@ -178,7 +178,7 @@ def test_neither_order_nor_number_of_images_nor_batches_change_a_bit_of_a_real_b
 def test_the_model_as_loaded_from_its_file_reads_the_same_entry(classifier: keras.Model, passes: list[Pass]):
     read(cut(classifier, HEAD))
     save_model(classifier, Path("model.keras"))
-    read(cut_model(load_model(Path("model.keras"))).prefixes)
+    read(cut_model(load_model(Path("model.keras"))).frozen)
     assert len(passes) == 2
     assert len(list_entries()) == 2
 
@@ -278,7 +278,7 @@ def test_what_the_head_was_trained_on_was_computed_from_what_fine_tuning_reads(
 
 def read_as_another_process_does(images: np.ndarray, barrier: Any, results: Any) -> None:
     """Read images with the model in model.keras, slowly, and tell what was computed and what came out."""
-    prefixes = cut_model(load_model(Path("model.keras"))).prefixes
+    prefixes = cut_model(load_model(Path("model.keras"))).frozen
     with pytest.MonkeyPatch.context() as patch:
         passes = record_passes(patch, seconds=0.2)
         barrier.wait()
@@ -441,7 +441,7 @@ def test_more_images_than_the_limit_can_hold_are_refused_in_three_parts_and_noth
 
 
 def read_in_bfloat16() -> None:
-    np.save("coarse.npy", read(cut_model(load_model(Path("model.keras"))).prefixes, precision="bfloat16"))
+    np.save("coarse.npy", read(cut_model(load_model(Path("model.keras"))).frozen, precision="bfloat16"))
 
 
 @pytest.mark.skipif(not compute._has_bfloat16(), reason="this processor has no bfloat16")

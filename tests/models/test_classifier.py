@@ -37,14 +37,14 @@ def cut_from(model: keras.Model, from_layer: int | str | None) -> Cut:
 
 
 def call_prefixes(cut: Cut, x: Any) -> Any:
-    for prefix in cut.prefixes:
+    for prefix in cut.frozen:
         x = call(prefix, x)
     return x
 
 
 def describe(cut: Cut) -> list[tuple[str, Any, str]]:
     """Return of each prefix where it ends, the shape of what it says there, and what makes it what it is."""
-    return [(prefix.name, prefix.output_shape, fingerprint(prefix)) for prefix in cut.prefixes]
+    return [(prefix.name, prefix.output_shape, fingerprint(prefix)) for prefix in cut.frozen]
 
 
 @pytest.fixture(scope="module")
@@ -70,12 +70,12 @@ def test_inception_trains_10_543_489_parameters_in_37_variables_from_layer_250(i
 
 def test_inception_is_cut_at_mixed8_for_layer_250(inception: keras.Model):
     assert find_backbone("inception_v3").from_layer == 250
-    (prefix,) = cut_from(inception, 250).prefixes
+    (prefix,) = cut_from(inception, 250).frozen
     assert (prefix.name, prefix.output_shape) == ("to_mixed8", (None, 8, 8, 1280))
 
 
 def test_inceptions_head_is_trained_on_what_is_pooled_of_mixed8(inception: keras.Model):
-    ends = [(prefix.name, prefix.output_shape) for prefix in cut_from(inception, None).prefixes]
+    ends = [(prefix.name, prefix.output_shape) for prefix in cut_from(inception, None).frozen]
     assert ends == [("to_mixed8", (None, 8, 8, 1280)), ("to_mixed10", (None, 2048))]
 
 
@@ -116,7 +116,9 @@ def test_tail_after_prefixes_is_the_whole_model(
     size = model.input_shape[1]
     images = IMAGES if size == 96 else np.tile(IMAGES[:2], (1, 4, 4, 1))[:, :size, :size]
     cut = cut_from(model, from_layer)
-    np.testing.assert_allclose(call(cut.tail, call_prefixes(cut, images)), call(model, images), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        call(cut.trainable, call_prefixes(cut, images)), call(model, images), rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
@@ -130,11 +132,11 @@ def test_every_cut_above_the_default_cut_begins_with_the_prefix_that_ends_there(
     for from_layer in (None, default, (default + top) // 2, top):
         cut = cut_from(model, from_layer)
         assert describe(cut)[:1] == expected
-        assert len(cut.prefixes) <= 2
+        assert len(cut.frozen) <= 2
 
 
 def test_below_the_default_cut_there_is_one_prefix(models: dict[str, keras.Model]):
-    ends = [[prefix.name for prefix in cut_from(models["tiny"], layer).prefixes] for layer in ("conv1", "conv2")]
+    ends = [[prefix.name for prefix in cut_from(models["tiny"], layer).frozen] for layer in ("conv1", "conv2")]
     assert ends == [[], ["to_relu1"]]
 
 
@@ -147,12 +149,14 @@ def test_what_fine_tuning_will_start_from_is_kept_while_all_is_frozen(models: di
     freeze_below(model, None)
     cut = cut_model(model, from_layer)
     assert describe(cut)[0] == later[0]
-    np.testing.assert_allclose(call(cut.tail, call_prefixes(cut, IMAGES)), call(model, IMAGES), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        call(cut.trainable, call_prefixes(cut, IMAGES)), call(model, IMAGES), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_what_is_trained_from_the_first_layer_on_needs_no_cut_below(models: dict[str, keras.Model]):
     freeze_below(models["tiny"], None)
-    assert [prefix.name for prefix in cut_model(models["tiny"], 0).prefixes] == ["to_relu3"]
+    assert [prefix.name for prefix in cut_model(models["tiny"], 0).frozen] == ["to_relu3"]
 
 
 def test_a_layer_without_weights_is_frozen_whatever_was_asked_for(models: dict[str, keras.Model]):
@@ -212,11 +216,11 @@ def test_what_a_tail_learns_is_in_the_model_that_is_saved_and_loaded(tmp_path: P
     before = call(model, IMAGES[:, :32, :32])
     cut = cut_from(model, from_layer)
     activations = call_prefixes(cut, IMAGES[:, :32, :32])
-    cut.tail.compile("sgd", "mse")
-    cut.tail.fit(activations, np.ones((4, 1)), epochs=3, verbose=0)  # pyright: ignore[reportArgumentType]
+    cut.trainable.compile("sgd", "mse")
+    cut.trainable.fit(activations, np.ones((4, 1)), epochs=3, verbose=0)  # pyright: ignore[reportArgumentType]
     save_model(model, tmp_path / "model.keras")
     after = call(load_model(tmp_path / "model.keras"), IMAGES[:, :32, :32])
-    np.testing.assert_allclose(after, call(cut.tail, activations), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(after, call(cut.trainable, activations), rtol=1e-4, atol=1e-5)
     assert np.abs(after - before).max() > 1e-3
 
 
@@ -225,7 +229,7 @@ def test_a_tail_says_and_keeps_the_same_in_training_as_in_inference(from_layer: 
     model = build("tiny")
     cut = cut_from(model, from_layer)
     before, x = model.get_weights(), call_prefixes(cut, IMAGES[:, :32, :32])
-    np.testing.assert_allclose(np.asarray(cut.tail(x, training=True)), call(cut.tail, x), rtol=1e-5)
+    np.testing.assert_allclose(np.asarray(cut.trainable(x, training=True)), call(cut.trainable, x), rtol=1e-5)
     assert all(np.array_equal(one, other) for one, other in zip(before, model.get_weights(), strict=True))
 
 
@@ -287,7 +291,7 @@ def test_the_cut_is_the_last_tensor_on_which_all_that_is_trained_depends(network
 def test_nothing_is_cut_off_when_every_layer_is_trained(from_layer: int):
     model = build("tiny")
     assert find_cut(get_backbone(model), from_layer) == 0
-    assert cut_from(model, from_layer).prefixes == ()
+    assert cut_from(model, from_layer).frozen == ()
 
 
 @pytest.mark.parametrize("name", ["no_such_layer", 10, -1])

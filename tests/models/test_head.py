@@ -66,10 +66,10 @@ def test_tail_after_prefixes_is_the_whole_model(head: str, from_layer: int | str
     model = build(head, dropout=0.5)
     freeze_below(model, None if from_layer is None else find_layer(get_backbone(model), from_layer))
     cut, x = cut_model(model), IMAGES
-    for prefix in cut.prefixes:
+    for prefix in cut.frozen:
         x = prefix(x, training=False)
-    np.testing.assert_allclose(cut.tail(x, training=False), model(IMAGES, training=False), rtol=1e-4, atol=1e-5)
-    assert count_parameters(cut.tail)[1] == count_parameters(model)[1]
+    np.testing.assert_allclose(cut.trainable(x, training=False), model(IMAGES, training=False), rtol=1e-4, atol=1e-5)
+    assert count_parameters(cut.trainable)[1] == count_parameters(model)[1]
 
 
 @pytest.mark.parametrize("from_layer", [None, 0])
@@ -78,10 +78,10 @@ def test_training_moves_the_logits_and_never_the_difference_taken_of_them(
 ):
     freeze_below(softmax, from_layer)
     cut = cut_model(softmax)
-    x = IMAGES if from_layer == 0 else np.asarray(cut.prefixes[-1](cut.prefixes[0](IMAGES)))
+    x = IMAGES if from_layer == 0 else np.asarray(cut.frozen[-1](cut.frozen[0](IMAGES)))
     before = softmax.get_layer("logits").get_weights()
-    cut.tail.compile("adam", keras.losses.BinaryCrossentropy(from_logits=True))
-    cut.tail.fit(x, LABELS, epochs=2, verbose=0)  # pyright: ignore[reportArgumentType]
+    cut.trainable.compile("adam", keras.losses.BinaryCrossentropy(from_logits=True))
+    cut.trainable.fit(x, LABELS, epochs=2, verbose=0)  # pyright: ignore[reportArgumentType]
     save_model(softmax, tmp_path / "model.keras")
     loaded = load_model(tmp_path / "model.keras")
     for model in (softmax, loaded):

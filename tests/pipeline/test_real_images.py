@@ -64,8 +64,8 @@ def test_published_weights_tell_pneumonia_from_normal_images_of_other_patients(
         sample = table[table["split"] == split].sample(150, random_state=0)
         images = read_split(sample, REAL_IMAGES, size=model.input_shape[1])
         x: Any = images.images[..., None]
-        for prefix in cut_model(model).prefixes:
-            x = prefix.predict(x, batch_size=32, verbose=0)  # pyright: ignore[reportArgumentType]
+        for part in cut_model(model).frozen:
+            x = part.predict(x, batch_size=32, verbose=0)  # pyright: ignore[reportArgumentType]
         return x, images.labels
 
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(*pool("train"))

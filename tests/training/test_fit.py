@@ -66,9 +66,9 @@ def train(
     on_epoch: OnEpoch = lambda epoch, logs, rates: None, **changes: Any,
 ) -> tuple[pd.DataFrame, keras.Model]:  # fmt: skip
     model, params = build(dropout), PARAMS.model_copy(update=changes)
-    tail, images, val = prepare(model, from_layer, dataset, params.batch_size, CACHE)
-    learning_rate, _ = choose_learning_rate(tail, images, params, dataset.class_weight)
-    return fit(tail, images, val, params, learning_rate, dataset.class_weight, Path(state), on_epoch, verbose=0), model
+    trainable, images, val = prepare(model, from_layer, dataset, params.batch_size, CACHE)
+    learning_rate, _ = choose_learning_rate(trainable, images, params, dataset.class_weight)
+    return fit(trainable, images, val, params, learning_rate, dataset.class_weight, Path(state), on_epoch), model
 
 
 def with_views(views: int) -> Dataset:
@@ -120,7 +120,7 @@ def test_cached_activations_train_as_the_whole_model_on_images_does(from_layer: 
     plain = build()
     freeze_below(plain, from_layer)
     images, val = (Batches(split.images, split.labels, 8) for split in (DATASET.train, DATASET.val))
-    history = fit(wrap(plain), images, val, PARAMS, 1e-2, DATASET.class_weight, Path("plain"), verbose=0)
+    history = fit(wrap(plain), images, val, PARAMS, 1e-2, DATASET.class_weight, Path("plain"))
     pd.testing.assert_frame_equal(cached, history, rtol=1e-3, atol=1e-4)
     for path, weight in read_weights(plain).items():
         np.testing.assert_allclose(read_weights(model)[path], weight, rtol=1e-3, atol=1e-4, err_msg=path)
@@ -167,7 +167,7 @@ def test_every_epoch_takes_each_image_once_in_another_order():
 
     images = Recorded(DATASET.train.images[:20], DATASET.train.labels[:20], 8)
     val = Batches(DATASET.val.images, DATASET.val.labels, 8)
-    fit(build(), images, val, PARAMS, 1e-2, {0: 1.0, 1: 1.0}, Path("state"), lambda *_: epochs.append([]), verbose=0)
+    fit(build(), images, val, PARAMS, 1e-2, {0: 1.0, 1: 1.0}, Path("state"), lambda *_: epochs.append([]))
     taken = [epoch[-20:] for epoch in epochs[:3]]  # Keras looks at a batch or two before the first epoch begins
     assert all(sorted(epoch) == list(range(20)) for epoch in taken)
     assert len({tuple(epoch) for epoch in taken}) == 3
@@ -204,8 +204,10 @@ def test_a_variant_is_trained_on_with_the_label_of_its_image():
 
 
 def test_the_automatic_learning_rate_trains_as_the_same_number_does():
-    tail, images, _ = prepare(build(0.5), HEAD, DATASET, 8, CACHE)
-    found, _ = choose_learning_rate(tail, images, PARAMS.model_copy(update={"learning_rate": "auto"}), {0: 1.0, 1: 1.0})
+    trainable, images, _ = prepare(build(0.5), HEAD, DATASET, 8, CACHE)
+    found, _ = choose_learning_rate(
+        trainable, images, PARAMS.model_copy(update={"learning_rate": "auto"}), {0: 1.0, 1: 1.0}
+    )
     automatic = train("automatic", dropout=0.5, learning_rate="auto", schedule="one_cycle")
     assert_same(automatic, train("number", dropout=0.5, learning_rate=found, schedule="one_cycle"))
 
