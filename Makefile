@@ -1,5 +1,6 @@
 # Each target sets up what it needs. `make` lists them.
 .DEFAULT_GOAL := help
+SHELL := bash
 PYTHON ?= python3
 BIN := .venv/bin
 # Stages run `python`; nothing phones home.
@@ -10,7 +11,7 @@ export GX_ANALYTICS_ENABLED := false
 export MLFLOW_DISABLE_TELEMETRY := true
 PORT ?= 5000
 
-.PHONY: help setup setup-backbones setup-remotes setup-dev repro retrain pull push test lint format compare rank benchmark ui serve server lock clean-cache
+.PHONY: help setup setup-backbones setup-remotes setup-dicom setup-dev packages repro retrain pull push test lint format compare rank benchmark ui serve server lock clean-cache
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -32,8 +33,9 @@ setup-dev: .venv/requirements-dev.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
 	@cp $< $@
 
+# Of what DVC prints, a line per stage is left; its errors go to standard error and are shown as they are.
 repro: setup  ## run the pipeline: dvc repro
-	@dvc repro
+	@set -o pipefail; dvc repro | grep --line-buffered -vE "^(> |Running stage|Updating lock|To track|To enable|Use .dvc push|\s|$$)"
 	@python -m pneumonia status
 
 # The shell reads BASE, RECIPE, SET and SOURCE from the environment: what people typed is never part of a command line.
@@ -46,8 +48,12 @@ pull:  ## fetch from DVC's remote, if there is one, all that dvc.lock names
 push:  ## store it there
 	@if dvc remote default; then dvc push --run-cache && echo "stored=true" >> "$${GITHUB_OUTPUT:-/dev/null}"; fi
 
-test: setup-dev lint  ## lint, types and tests
+test: packages setup-dev lint  ## lint, types and tests
 	@python -m pytest
+
+packages:
+	@{ command -v chromium && ls /usr/lib/postgresql/*/bin/pg_ctl; } >/dev/null 2>&1 || { echo \
+	  "The tests need Chromium and PostgreSQL. Remedy: sudo apt-get install chromium postgresql"; exit 1; }
 
 lint: setup-dev
 	@ruff check && ruff format --check && basedpyright

@@ -1,5 +1,6 @@
 """Fixtures: a tiny copy of the project, with its own git, DVC and MLflow stores."""
 
+import os
 import shutil
 import signal
 import sqlite3
@@ -7,10 +8,13 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from projects import LISTENER, LOCATIONS, copy_project, run
+from filelock import FileLock
+from projects import LEADING, LISTENER, LOCATIONS, REAL_DATA, copy_project, run
 
 # A shell that starts the tests in the background ignores SIGINT, in all that they start too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+for _name in [name for name in os.environ if name.startswith(LEADING)]:
+    del os.environ[_name]
 
 
 @pytest.fixture
@@ -19,19 +23,42 @@ def project(tmp_path: Path) -> Path:
     return copy_project(tmp_path / "project")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start with the longest file, so that one worker runs it while the other runs the rest."""
-    items.sort(key=lambda item: item.path.name != "test_pipeline.py")
+# The longest files, longest first: whichever worker is free takes the next, and no worker is left with a long one.
+SLOWEST = ["test_workflows.py", "test_repro.py", "test_compare.py", "test_mlflow_server.py", "test_retrain.py"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add an option for CI, where all that a test needs is there but the real images."""
+    parser.addoption("--no-skips", action="store_true", help="a skipped test fails the session")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Order the files by how long they take; with --no-skips leave out what needs real images that are not here."""
+    items.sort(key=lambda item: SLOWEST.index(item.path.name) if item.path.name in SLOWEST else len(SLOWEST))
+    if config.getoption("--no-skips") and not REAL_DATA.exists():
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("real_data")])
+        items[:] = [item for item in items if not item.get_closest_marker("real_data")]
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a session in which something was skipped although --no-skips was given."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if session.config.getoption("--no-skips") and reporter and reporter.stats.get("skipped"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture(scope="session")
 def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a tiny project whose pipeline has run, to look at; connections.log beside it lists connections."""
-    folder = tmp_path_factory.mktemp("once")
-    (folder / "sitecustomize.py").write_text(LISTENER.format(log=str(folder / "connections.log")))
-    project = copy_project(folder / "project")
-    run("dvc", "repro", cwd=project, PYTHONPATH=str(folder))
-    return project
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "once"
+    with FileLock(shared.with_suffix(".lock")):  # the first worker makes it for all
+        if not (shared / "made").exists():
+            project = copy_project(shared / "project")
+            (shared / "sitecustomize.py").write_text(LISTENER.format(log=str(shared / "connections.log")))
+            run("dvc", "repro", cwd=project, PYTHONPATH=str(shared))
+            (shared / "made").touch()
+    return shared / "project"
 
 
 @pytest.fixture

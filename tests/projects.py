@@ -24,6 +24,9 @@ TINY = {
     "evaluate": {"resamples": 100},
 }
 
+# Variables that would lead a test to other stores or settings than its own.
+LEADING = ("MLFLOW_", "DVC_", "GIT_", "PNEUMONIA_")
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -57,7 +60,7 @@ def copy_project(target: Path) -> Path:
 
 def clean_environment() -> dict[str, str]:
     """Return the environment without what would lead a test to other stores."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "DVC_", "GIT_"))}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(LEADING)}
     return kept | {"PATH": f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}", "CUDA_VISIBLE_DEVICES": ""}
 
 

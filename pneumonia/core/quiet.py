@@ -35,7 +35,7 @@ def without_noise() -> Iterator[None]:
     """Hold back what is written to standard output and error, also by C++, and pass on all lines but NOISE."""
     sys.stdout.flush()
     sys.stderr.flush()
-    held = [(stream, os.dup(stream), tempfile.TemporaryFile()) for stream in (1, 2)]
+    held = [(stream, os.dup(stream), tempfile.TemporaryFile()) for stream in (1, 2)]  # noqa: SIM115
     for stream, _, file in held:
         os.dup2(file.fileno(), stream)
     try:

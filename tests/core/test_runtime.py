@@ -135,7 +135,7 @@ def test_float32_asks_nothing_of_the_processor_and_does_not_even_import_tensorfl
 def test_tensorflow_works_with_as_many_threads_as_were_asked_for():
     code = """if True:
         from pathlib import Path
-        from pneumonia.compute import use_threads
+        from pneumonia.core.runtime import use_threads
 
         def count():
             names = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
@@ -154,7 +154,7 @@ def test_tensorflow_works_with_as_many_threads_as_were_asked_for():
 @pytest.mark.skipif(not compute._has_bfloat16(), reason="this processor has no bfloat16")
 def test_a_precision_holds_until_another_is_chosen():
     code = """
-from pneumonia.compute import use_precision
+from pneumonia.core.runtime import use_precision
 import tensorflow as tf
 for precision in ("bfloat16", "float32"):
     use_precision(precision)

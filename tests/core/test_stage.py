@@ -20,22 +20,22 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pneumonia.augment import Dataset, Split, write_dataset
-from pneumonia.files import replacing
-from pneumonia.records import write_table
-from pneumonia.stage import run_stage
+from pneumonia.core.dataset import Dataset, Split, write_dataset
+from pneumonia.core.files import replacing
+from pneumonia.core.stage import run_stage
+from pneumonia.core.tables import write_table
 
 
-def put_bytes(out: Path) -> None:
+def put_bytes(out: Path) -> str:
     with replacing(out) as beside:
         beside.write_bytes(bytes(50_000))
 
 
-def put_table(out: Path) -> None:
+def put_table(out: Path) -> str:
     write_table(pd.DataFrame({"path": ["image"] * 20_000}), out)
 
 
-def put_dataset(out: Path) -> None:
+def put_dataset(out: Path) -> str:
     images = Split(np.zeros((9, 99, 99), np.uint8), np.zeros(9, np.uint8), np.full(9, "image"), np.zeros(9, bool))
     write_dataset(Dataset(images, images, images, {0: 1.0, 1: 1.0}), out)
 
@@ -46,12 +46,12 @@ run_stage(STAGE)
 """
 REFUSE = """
 from pathlib import Path
-from pneumonia.errors import InputError
-from pneumonia.params import MergeParams
-from pneumonia.stage import run_stage
+from pneumonia.core.errors import InputError
+from pneumonia.core.params import MergeParams
+from pneumonia.core.stage import run_stage
 
 
-def merge(out: Path, params: MergeParams) -> None:
+def merge(out: Path, params: MergeParams) -> str:
     raise InputError("The folder is empty.", expected="images", remedy="dvc repro fetch")
 
 
@@ -76,33 +76,45 @@ def run_script(folder: Path, script: str, *arguments: str) -> subprocess.Complet
     )
 
 
-def test_paths_come_in_order_and_sections_by_type(monkeypatch: pytest.MonkeyPatch):
+def test_paths_are_named_options_and_sections_come_by_type(monkeypatch: pytest.MonkeyPatch):
     called: list[object] = []
 
-    def stage(raw: Path, out: Path, params: SplitParams, merging: MergeParams, recorded: Params) -> None:
-        called.extend([raw, out, params, merging, recorded])
+    def stage(raw: Path, out_table: Path, params: SplitParams, merging: MergeParams, recorded: Params) -> str:
+        called.extend([raw, out_table, params, merging, recorded])
+        return "done"
 
-    monkeypatch.setattr(sys, "argv", ["stage", "data/raw", "data/out.csv"])
+    monkeypatch.setattr(sys, "argv", ["stage", "--out-table", "data/out.csv", "--raw", "data/raw"])
     run_stage(stage)
     params = load_params(ROOT / "params.yaml")
     assert called == [Path("data/raw"), Path("data/out.csv"), params.split, params.merge, params]
 
 
-@pytest.mark.parametrize("arguments", [[], ["only"], ["one", "two", "three"]])
-def test_too_few_and_too_many_paths_are_refused(
+def test_a_stage_ends_with_one_line_of_its_name_outcome_and_seconds(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def merge() -> str:
+        return "12 images"
+
+    monkeypatch.setattr(sys, "argv", ["stage"])
+    run_stage(merge)
+    assert capsys.readouterr().out == "merge: 12 images (0 s)\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--raw", "a"], ["--raw", "a", "--out", "b", "c"], ["a", "b"]])
+def test_missing_and_unnamed_paths_are_refused(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    def stage(raw: Path, out: Path) -> None:
+    def stage(raw: Path, out: Path) -> str:
         raise AssertionError("called without its paths")
 
     monkeypatch.setattr(sys, "argv", ["stage", *arguments])
     with pytest.raises(SystemExit, match="2"):
         run_stage(stage)
-    assert "usage: stage [-h] raw out" in capsys.readouterr().err
+    assert "usage: stage [-h] --raw RAW --out OUT" in capsys.readouterr().err
 
 
 def test_an_input_error_is_one_message_without_traceback_and_status_1(tmp_path: Path):
-    done = run_script(tmp_path, REFUSE, "out.csv")
+    done = run_script(tmp_path, REFUSE, "--out", "out.csv")
     assert done.returncode == 1
     assert done.stderr == "merge: The folder is empty.\n  Expected: images\n  Remedy: dvc repro fetch\n"
 
@@ -110,7 +122,7 @@ def test_an_input_error_is_one_message_without_traceback_and_status_1(tmp_path: 
 def test_unusable_parameters_stop_the_stage_before_it_starts(tmp_path: Path):
     params = tmp_path / "params.yaml"
     params.write_text(params.read_text().replace("drop_duplicates: true", "drop_duplicates: maybe"))
-    done = run_script(tmp_path, REFUSE, "out.csv")
+    done = run_script(tmp_path, REFUSE, "--out", "out.csv")
     assert done.returncode == 1
     assert "merge.drop_duplicates is 'maybe'" in done.stderr
     assert "Traceback" not in done.stderr
@@ -122,7 +134,7 @@ def test_a_full_disk_is_one_message_and_leaves_all_as_it_was(tmp_path: Path, sta
     out = tmp_path / "data" / "out"
     out.parent.mkdir()
     out.write_text("old")
-    done = run_script(tmp_path, FULL_DISK.replace("STAGE", stage), "data/out")
+    done = run_script(tmp_path, FULL_DISK.replace("STAGE", stage), "--out", "data/out")
     assert done.returncode == 1
     assert done.stderr.startswith(f"{stage}: ")
     assert "could not be written: File too large" in done.stderr
@@ -133,8 +145,8 @@ def test_a_full_disk_is_one_message_and_leaves_all_as_it_was(tmp_path: Path, sta
 
 
 def test_an_error_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch):
-    def stage() -> None:
-        Path("never/written").read_text()
+    def stage() -> str:
+        return Path("never/written").read_text()
 
     monkeypatch.setattr(sys, "argv", ["stage"])
     with pytest.raises(FileNotFoundError):
@@ -142,7 +154,7 @@ def test_an_error_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_the_message_names_the_stage(monkeypatch: pytest.MonkeyPatch):
-    def validate() -> None:
+    def validate() -> str:
         raise InputError("Three images are blank.", expected="none", remedy="look at them")
 
     monkeypatch.setattr(sys, "argv", ["stage"])
