@@ -3,6 +3,7 @@
 import warnings
 from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -24,6 +25,20 @@ class ImageInfo:
     height: int
     mode: str  # Pillow's, or DICOM and photometric interpretation
     contrast: float
+
+
+def read_file(path: Path) -> bytes:
+    """Return the content of a file.
+
+    Raises:
+        ImageRefusedError: it cannot be read: it is gone, a folder, a pipe, a dangling link, or access is denied.
+    """
+    try:
+        if path.is_fifo():  # opening it would wait for a writer
+            raise ImageRefusedError("cannot be read: Is a pipe")
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageRefusedError(f"cannot be read: {error.strerror}") from None
 
 
 def describe_image(content: bytes) -> ImageInfo:

@@ -1,4 +1,4 @@
-"""Read every file of a folder once and describe it."""
+"""Read every file of the raw folder once and describe it."""
 
 from pathlib import Path
 from typing import Any
@@ -9,17 +9,17 @@ from pneumonia.core.files import sha256_bytes
 from pneumonia.core.names import parse_patient
 from pneumonia.core.runtime import map_threads
 from pneumonia.core.tables import DTYPES, REFUSED_DTYPES
-from pneumonia.images.decode import describe_image
+from pneumonia.images.decode import describe_image, read_file
 from pneumonia.images.refusal import ImageRefusedError
 
 
 def scan_images(raw: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Read every file below <raw>/<source folder>/<label>/ once, in parallel.
+    """Read everything at <raw>/<source folder>/<label>/ once, in parallel.
 
     Returns:
-        The records, and the refused files with their reason; both sorted by path.
+        The images, columns as in DTYPES, and what was refused with its reason, as in REFUSED_DTYPES; sorted by path.
     """
-    files = sorted(p for p in raw.glob("*/*/*") if p.is_file())
+    files = sorted(raw.glob("*/*/*"))
     rows = map_threads(_scan, files, desc="images")  # Pillow and hashlib release the interpreter lock
     table = pd.DataFrame(rows, columns=[*DTYPES, "reason"]).assign(path=[p.relative_to(raw).as_posix() for p in files])
     refused = table["reason"].notna()
@@ -28,15 +28,15 @@ def scan_images(raw: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def _scan(file: Path) -> dict[str, Any]:
-    content = file.read_bytes()
     try:
+        content = read_file(file)
         image = describe_image(content)
     except ImageRefusedError as error:
         return {"reason": str(error)}
     path = "/".join(file.parts[-3:])
     return {
         "label": file.parent.name,
-        "patient_id": parse_patient(file.name) or path,
+        "patient_id": parse_patient(path) or path,
         "source_folder": file.parent.parent.name,
         "sha256": sha256_bytes(content),
         "width": image.width,

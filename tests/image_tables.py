@@ -1,0 +1,24 @@
+"""Tables of images that were never drawn."""
+
+import pandas as pd
+
+from pneumonia.core.files import sha256_bytes
+from pneumonia.core.tables import DTYPES
+
+
+def make_records(rows: int = 1, **columns: list[str]) -> pd.DataFrame:
+    """Return valid records with the given columns and plausible values in the others."""
+    rows = len(next(iter(columns.values()))) if columns else rows
+    labels = columns.get("label", ["NORMAL"] * rows)
+    plausible = {
+        "path": [f"train/{label}/image{row}.jpeg" for row, label in enumerate(labels)],
+        "label": labels,
+        "patient_id": [f"person{row}" for row in range(rows)],
+        "source_folder": "train",
+        "sha256": [sha256_bytes(bytes([row])) for row in range(rows)],
+        "width": 300,
+        "height": 200,
+        "mode": "L",
+        "contrast": 50.125,
+    }
+    return pd.DataFrame(plausible | columns).astype(DTYPES)
