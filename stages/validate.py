@@ -6,7 +6,8 @@ from pneumonia.core.files import write_json
 from pneumonia.core.params import DataParams, ValidateParams
 from pneumonia.core.stage import run_stage
 from pneumonia.core.tables import write_table
-from pneumonia.records.expectations import check_images, raise_on_critical
+from pneumonia.records.check import raise_on_critical
+from pneumonia.records.expectations import check_images
 from pneumonia.records.scan import scan_images
 
 

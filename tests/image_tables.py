@@ -3,7 +3,7 @@
 import pandas as pd
 
 from pneumonia.core.files import sha256_bytes
-from pneumonia.core.tables import DTYPES
+from pneumonia.core.tables import DTYPES, REFUSED_DTYPES
 
 
 def make_records(rows: int = 1, **columns: list[str]) -> pd.DataFrame:
@@ -22,3 +22,9 @@ def make_records(rows: int = 1, **columns: list[str]) -> pd.DataFrame:
         "contrast": 50.125,
     }
     return pd.DataFrame(plausible | columns).astype(DTYPES)
+
+
+def make_refused(files: int) -> pd.DataFrame:
+    """Return a table of refused files."""
+    rows = [(f"train/NORMAL/bad{number}.jpeg", "empty file") for number in range(files)]
+    return pd.DataFrame(rows, columns=list(REFUSED_DTYPES)).astype(REFUSED_DTYPES)
