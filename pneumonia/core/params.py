@@ -138,7 +138,16 @@ class FinetuneParams(FitParams):
 
 
 class EvaluateParams(Section):
-    """How probabilities become decisions."""
+    """How log odds become decisions, and how these are measured on the test split.
+
+    Attributes:
+        threshold: lowest probability that is called pneumonia, or the rule that chooses it on validation.
+        sensitivity_floor: least sensitivity on validation under the rule of that name.
+        flip: average the log odds of each image and its mirror image.
+        resamples: bootstrap resamples of the patients.
+        seed: of the resamples.
+        heatmap: how heat maps are computed.
+    """
 
     threshold: Annotated[float, Field(gt=0, lt=1)] | ThresholdRule
     sensitivity_floor: Share
@@ -149,13 +158,15 @@ class EvaluateParams(Section):
 
 
 class Gates(Section):
-    """What a model must reach on the test split to be promoted."""
+    """What a model has to reach on the test split to be promoted."""
 
     min_roc_auc: Share
     min_sensitivity: Share
     min_specificity: Share
     max_calibration_error: Share
-    margin: Share
+    margin_roc_auc: Share
+    margin_sensitivity: Share
+    margin_specificity: Share
     min_common_images: Annotated[int, Field(ge=1, strict=True)]
 
 

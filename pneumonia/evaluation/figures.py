@@ -1,4 +1,7 @@
-"""Draw learning curves, ROC, precision-recall, confusion matrices, reliability and heat maps."""
+"""Draw learning curves, ROC, precision-recall, confusion matrices, reliability and heat maps.
+
+Every figure is a PNG and shows `notice` below; an empty notice shows nothing.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,7 +32,14 @@ _QUANTITIES = {"loss": "Loss", "auc": "ROC AUC", "f1": "F1", "accuracy": "Accura
 
 
 def draw_learning_curves(path: Path, train: pd.DataFrame, finetune: pd.DataFrame, notice: str) -> None:
-    """Draw loss, AUC, F1 and accuracy of both phases in one row each, training against validation."""
+    """Draw loss, AUC, F1 and accuracy over the epochs of both phases, training against validation.
+
+    Args:
+        path: of the PNG.
+        train: history of the first phase: columns epoch from 1, loss, auc, f1, accuracy, and val_ of each.
+        finetune: the same of the second phase.
+        notice: shown below.
+    """
     history = pd.concat([train, finetune.assign(epoch=finetune["epoch"] + len(train))])
     with drawing(path, 2, 2, (10, 7), "Learning curves", notice) as axes:
         for axis, (name, label) in zip(axes.flat, _QUANTITIES.items(), strict=True):
@@ -41,11 +51,11 @@ def draw_learning_curves(path: Path, train: pd.DataFrame, finetune: pd.DataFrame
 
 
 def draw_roc(path: Path, labels: npt.NDArray[Any], models: Mapping[str, npt.NDArray[Any]], notice: str) -> None:
-    """Draw the ROC curve of each model's probabilities (n,) on the test split."""
+    """Draw the ROC curve of each model on the test split, given its probabilities of pneumonia (n,) by name."""
     with drawing(path, 1, 1, (6, 6), "ROC, test split", notice) as axes:
         for name, probabilities in models.items():
             fpr, tpr, _ = roc_curve(labels, probabilities)
-            # Four digits: sklearn's own two make a 1.00 of 0.996.
+            # Four digits: scikit-learn's two would turn 0.996 into 1.00.
             named = f"{name} (AUC = {roc_auc_score(labels, probabilities):.4f})"
             RocCurveDisplay(fpr=fpr, tpr=tpr, name=named).plot(ax=axes.flat[0])
         axes.flat[0].plot([0, 1], [0, 1], color="grey", linestyle=":")
@@ -55,7 +65,7 @@ def draw_roc(path: Path, labels: npt.NDArray[Any], models: Mapping[str, npt.NDAr
 def draw_precision_recall(
     path: Path, labels: npt.NDArray[Any], models: Mapping[str, npt.NDArray[Any]], notice: str
 ) -> None:
-    """Draw the precision-recall curve of each model's probabilities (n,) on the test split."""
+    """Draw the precision-recall curve of each model on the test split, given its probabilities (n,) by name."""
     with drawing(path, 1, 1, (6, 6), "Precision and recall, test split", notice) as axes:
         for name, probabilities in models.items():
             precision, recall, _ = precision_recall_curve(labels, probabilities)
@@ -72,7 +82,7 @@ def draw_confusion(
     thresholds: Mapping[str, float],
     notice: str,
 ) -> None:
-    """Draw the confusion matrix of each model's probabilities (n,) at its threshold on the test split."""
+    """Draw the confusion matrix of each model on the test split, given its probabilities (n,) and its threshold."""
     with drawing(path, 1, len(models), (4.5 * len(models) + 0.5, 4.5), "Confusion matrix, test split", notice) as axes:
         for axis, (name, probabilities) in zip(axes.flat, models.items(), strict=True):
             ConfusionMatrixDisplay.from_predictions(
@@ -85,7 +95,7 @@ def draw_heatmaps(
     path: Path, images: Pixels, heatmaps: npt.NDArray[Any], captions: list[str], outcomes: npt.NDArray[Any],
     rows: Sequence[str], title: str, notice: str,
 ) -> None:  # fmt: skip
-    """Draw heat maps over their images, a row for each outcome; one that no image had says so.
+    """Draw heat maps over their images, a row for each outcome; a row without images says "none".
 
     Args:
         path: of the PNG.
@@ -95,7 +105,7 @@ def draw_heatmaps(
         outcomes: of each image, str (n,).
         rows: all outcomes, from top to bottom.
         title: of the figure.
-        notice: as for every figure.
+        notice: shown below.
     """
     groups = [np.flatnonzero(outcomes == outcome) for outcome in rows]
     columns = max(4, *map(len, groups))  # room for the title
@@ -119,7 +129,7 @@ def draw_heatmaps(
 def draw_pairs(
     path: Path, images: Pixels, heatmaps: npt.NDArray[Any], captions: list[str], title: str, notice: str
 ) -> None:
-    """Draw each image uint8 (n, side, side) beside its heat map 0 to 1 (n, side, side); without any, say so."""
+    """Draw each image uint8 (n, side, side) beside its heat map 0 to 1 (n, side, side); "none" without images."""
     columns = 4  # of pairs
     rows = max(1, -(-len(images) // columns))
     with drawing(path, rows, 2 * columns, (16, 2.6 * rows + 1), title, notice) as axes:
@@ -137,7 +147,7 @@ def draw_pairs(
 
 
 def draw_reliability(path: Path, curves: Mapping[str, pd.DataFrame], notice: str) -> None:
-    """Draw reliability diagrams as `calibration.trace_reliability` returns them, and how many images each bin holds."""
+    """Draw each curve of `calibration.trace_reliability`, and below it how many images each bin holds."""
     with drawing(path, 2, len(curves), (5 * len(curves), 6.5), "Reliability, test split", notice) as axes:
         for (state, curve), (diagram, images) in zip(curves.items(), axes.T, strict=True):
             held = curve[curve["images"] > 0]

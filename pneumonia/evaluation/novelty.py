@@ -1,4 +1,4 @@
-"""Fit the detector of novel images on training and validation images."""
+"""Fit the detector of novel images to training and validation images."""
 
 from dataclasses import replace
 from math import floor
@@ -11,24 +11,24 @@ from sklearn.covariance import LedoitWolf
 from sklearn.preprocessing import StandardScaler
 
 from pneumonia.core.dataset import Pixels, Split
-from pneumonia.inference.novelty import Floats, Novelty, _find_cut, join_features
+from pneumonia.inference.novelty import Floats, Novelty, find_default_cut, join_features
 from pneumonia.inference.scores import BATCH_SIZE
 from pneumonia.models.activations import ActivationCache, run_batches
 from pneumonia.models.cut import get_backbone
 
-SHARE = 0.01  # of images like those of validation may be called novel
+SHARE = 0.01  # of images like those of validation that may be called novel
 
 
 def fit_novelty(train: Floats, val: Floats) -> Novelty:
-    """Fit what is novel on features of training and validation images, both (n, d).
+    """Fit the detector to features of training and validation images, both of shape (n, d).
 
-    The score is the Mahalanobis distance (Lee et al. 2018, arXiv:1807.03888, but with one mean: a mean of each class
-    sees no more) under the covariance of Ledoit & Wolf 2004, doi:10.1016/S0047-259X(03)00096-4, which has an inverse
+    The score is the Mahalanobis distance (Lee et al. 2018, arXiv:1807.03888, but with one mean: a mean per class
+    detects no more) under the covariance of Ledoit & Wolf 2004, doi:10.1016/S0047-259X(03)00096-4, which is invertible
     however few images there are.
 
-    The threshold is the floor(SHARE (n + 1))-th highest score of n validation images, so that an image exchangeable with
-    them lies beyond it with a probability of at most SHARE (Bates et al. 2023, arXiv:2104.08279: conformal p-values).
-    Fewer than 1 / SHARE - 1 images cannot promise that: then it is their highest score, the probability 1 / (n + 1).
+    The threshold is the floor(SHARE (n + 1))-th highest score of n validation images. An image exchangeable with them
+    exceeds it with a probability of at most SHARE (Bates et al. 2023, arXiv:2104.08279: conformal p-values). With fewer
+    than 1 / SHARE - 1 images it is their highest score, which such an image exceeds with a probability of 1 / (n + 1).
     """
     scaler: Any = StandardScaler().fit(train.astype(np.float64))
     spread = LedoitWolf(store_precision=False, assume_centered=True).fit(scaler.transform(train)).covariance_
@@ -39,8 +39,8 @@ def fit_novelty(train: Floats, val: Floats) -> Novelty:
 
 
 def fit_images(model: keras.Model, train: Split, val: Split, cache: ActivationCache) -> Novelty:
-    """Fit what is novel to a classifier on its training and validation images; of several views the first counts."""
-    shown = (train.images[:: train.views], val.images)
+    """Fit the detector to the training and validation images of a classifier, without variants or altered copies."""
+    shown = (train.images[:: train.views][~train.augmented], val.images)
     return fit_novelty(*(gather_features(model, images, cache) for images in shown))
 
 
@@ -50,10 +50,10 @@ def gather_features(model: keras.Model, images: Pixels, cache: ActivationCache |
     Args:
         model: a classifier.
         images: grey values 0 to 255, uint8 (n, side, side), side as the model expects.
-        cache: what it keeps of the images is used, and added to, where all below the cut is frozen.
+        cache: its activations are read, and added to, where every layer below the cut is frozen.
     """
     backbone = get_backbone(model)
-    x = keras.Model(backbone.input, _find_cut(backbone))(model.get_layer("scale").output, training=False)
+    x = keras.Model(backbone.input, find_default_cut(backbone))(model.get_layer("scale").output, training=False)
     stem, inputs = keras.Model(model.input, x), layers.Input(x.shape[1:])
     pool = keras.Model(inputs, layers.GlobalAveragePooling2D()(inputs), name="novelty")
     batch_size = cache.compute.batch_size if cache else BATCH_SIZE

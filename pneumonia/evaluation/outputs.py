@@ -1,4 +1,4 @@
-"""Write what an evaluation leaves behind: tables, curves and heat maps of the test split."""
+"""Evaluate two models on the test split, and write the tables and figures of it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,9 @@ import pandas as pd
 from pneumonia.core.dataset import Split
 from pneumonia.core.params import EvaluateParams
 from pneumonia.core.tables import write_table
-from pneumonia.evaluation.calibration import expected_calibration_error, trace_reliability
+from pneumonia.evaluation.calibration import trace_reliability
+from pneumonia.evaluation.curves import list_calls, trace_curves
+from pneumonia.evaluation.examples import OUTCOMES, pick_examples, rank_errors
 from pneumonia.evaluation.figures import (
     draw_confusion,
     draw_heatmaps,
@@ -23,34 +25,27 @@ from pneumonia.evaluation.figures import (
     draw_roc,
 )
 from pneumonia.evaluation.intervals import compare_models, measure_intervals
-from pneumonia.evaluation.metrics import (
-    OUTCOMES,
-    Probabilities,
-    compute_metrics,
-    list_calls,
-    pick_examples,
-    trace_curves,
-)
+from pneumonia.evaluation.metrics import Probabilities, compute_metrics, measure
 from pneumonia.evaluation.subgroups import describe_groups, measure_groups
 from pneumonia.evaluation.thresholds import choose_operating_point
 from pneumonia.inference.heatmaps import TITLES, explain
 from pneumonia.inference.operating_point import OperatingPoint, calibrate
-from pneumonia.inference.scores import predict_log_odds
+from pneumonia.inference.scores import score_images
 from pneumonia.models.activations import ActivationCache
 
-ERRORS = 12  # most images in the gallery
+EXAMPLES, ERRORS = 4, 12  # most images of an outcome, and in the gallery of errors
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What two models, `initial` and `finetuned`, say of the test split.
+    """Two models, `initial` and `finetuned`, and their scores of the test split.
 
     Attributes:
         test: the images.
-        records: their rows in the table of images, in the same order.
-        models: the classifiers.
+        records: a row for each image, in the same order, columns as in core.tables.DTYPES.
+        models: the classifiers by name.
         points: their operating points, chosen on validation.
-        log_odds: of pneumonia, shape (n,).
+        log_odds: of pneumonia, not calibrated, shape (n,).
     """
 
     test: Split
@@ -60,9 +55,9 @@ class Evaluation:
     log_odds: Mapping[str, npt.NDArray[np.float64]]
 
     @cached_property
-    def said(self) -> dict[str, Probabilities]:
-        """Calibrated probabilities of pneumonia, shape (n,)."""
-        return {name: point.find_probabilities(self.log_odds[name]) for name, point in self.points.items()}
+    def probabilities(self) -> dict[str, Probabilities]:
+        """Calibrated probabilities of pneumonia by model, 0 to 1, shape (n,)."""
+        return {name: point.calibrate(self.log_odds[name]) for name, point in self.points.items()}
 
     @cached_property
     def thresholds(self) -> dict[str, float]:
@@ -70,9 +65,9 @@ class Evaluation:
         return {name: point.threshold for name, point in self.points.items()}
 
     def measure(self) -> dict[str, dict[str, float | int]]:
-        """Return the metrics of each model at its operating point."""
+        """Return the metrics of each model at its operating point, and its temperature."""
         return {
-            name: compute_metrics(self.test.labels, self.said[name], point.threshold)
+            name: compute_metrics(self.test.labels, self.probabilities[name], point.threshold)
             | {"temperature": point.temperature}
             for name, point in self.points.items()
         }
@@ -84,17 +79,25 @@ def evaluate_models(
 ) -> Evaluation:  # fmt: skip
     """Choose each model's operating point on validation, then score the test split.
 
+    Args:
+        models: classifiers by name, `initial` and `finetuned`.
+        val: chooses temperatures and thresholds.
+        test: is scored.
+        records: rows of the test images among others, in any order.
+        params: section evaluate.
+        cache: of the activations of the frozen parts.
+
     Raises:
         InputError: validation lacks one of the classes.
     """
     points = {name: choose_operating_point(model, val, params, cache) for name, model in models.items()}
-    log_odds = {name: predict_log_odds(model, test.images, cache, params.flip) for name, model in models.items()}
+    log_odds = {name: score_images(model, test.images, cache, params.flip) for name, model in models.items()}
     rows = records.set_index("path", drop=False).loc[list(test.paths)].reset_index(drop=True)
     return Evaluation(test, rows, models, points, log_odds)
 
 
 def write_evaluation(out: Path, found: Evaluation, params: EvaluateParams, notice: str) -> None:
-    """Write all tables and figures of an evaluation into the folder `out`; `notice` stands in every figure."""
+    """Write all tables and figures of an evaluation into the folder `out`; every figure shows `notice`."""
     _write_predictions(out, found)
     _write_curves(out, found, notice)
     _write_intervals(out, found, params)
@@ -103,27 +106,27 @@ def write_evaluation(out: Path, found: Evaluation, params: EvaluateParams, notic
 
 
 def _write_predictions(out: Path, found: Evaluation) -> None:
-    """Write what each model says of each test image, with all that a later comparison needs of the image."""
+    """Write each test image's probabilities, with everything that a later comparison needs to know of the image."""
     named = found.records[["path", "sha256", "patient_id", "label"]]
-    write_table(named.assign(actual=found.test.labels, **found.said), out / "predictions.csv")
+    write_table(named.assign(actual=found.test.labels, **found.probabilities), out / "predictions.csv")
 
 
 def _write_curves(out: Path, found: Evaluation, notice: str) -> None:
-    labels, said = found.test.labels, found.said
-    for name, curve in trace_curves(labels, said).items():
+    labels, probabilities = found.test.labels, found.probabilities
+    for name, curve in trace_curves(labels, probabilities).items():
         write_table(curve, out / f"{name}.csv")
-    write_table(list_calls(labels, said["finetuned"], found.thresholds["finetuned"]), out / "confusion.csv")
-    draw_roc(out / "roc.png", labels, said, notice)
-    draw_precision_recall(out / "precision_recall.png", labels, said, notice)
-    draw_confusion(out / "confusion.png", labels, said, found.thresholds, notice)
+    write_table(list_calls(labels, probabilities["finetuned"], found.thresholds["finetuned"]), out / "confusion.csv")
+    draw_roc(out / "roc.png", labels, probabilities, notice)
+    draw_precision_recall(out / "precision_recall.png", labels, probabilities, notice)
+    draw_confusion(out / "confusion.png", labels, probabilities, found.thresholds, notice)
 
 
 def _write_intervals(out: Path, found: Evaluation, params: EvaluateParams) -> None:
-    """Write 95 % intervals of each model's metrics, of their difference, and of the fine-tuned model in subgroups."""
+    """Write intervals of each model's metrics, of their difference, and of the fine-tuned model in subgroups."""
     labels, at = found.test.labels, found.thresholds
     patients, drawn = found.records["patient_id"].to_numpy(), (params.resamples, params.seed)
-    tables = {name: measure_intervals(labels, said, at[name], patients, *drawn) for name, said in found.said.items()}
-    first, second = found.said["initial"], found.said["finetuned"]
+    tables = {name: measure_intervals(labels, p, at[name], patients, *drawn) for name, p in found.probabilities.items()}
+    first, second = found.probabilities["initial"], found.probabilities["finetuned"]
     both = (at["initial"], at["finetuned"])
     tables["gain"] = compare_models(labels, first, second, both, patients, *drawn)
     write_table(pd.concat(tables, names=["model"]).reset_index().round(6), out / "intervals.csv")
@@ -133,47 +136,34 @@ def _write_intervals(out: Path, found: Evaluation, params: EvaluateParams) -> No
 
 
 def _write_calibration(out: Path, found: Evaluation, notice: str) -> None:
-    """Write how well probabilities of the fine-tuned model agree with what was found, before and after scaling."""
-    labels, log_odds, temperature = (
-        found.test.labels,
-        found.log_odds["finetuned"],
-        found.points["finetuned"].temperature,
-    )
-    states = {"as trained": calibrate(log_odds, 1.0), "calibrated": found.said["finetuned"]}
-    rows = [
-        {"state": state, "temperature": by, "brier": float(np.mean((said - labels) ** 2)),
-         "calibration_error": expected_calibration_error(labels, said)}
-        for (state, said), by in zip(states.items(), (1.0, temperature), strict=True)
-    ]  # fmt: skip
-    write_table(pd.DataFrame(rows).round(6), out / "calibration.csv")
-    curves = {state: trace_reliability(labels, said) for state, said in states.items()}
+    """Write how well probabilities of the fine-tuned model agree with the labels, before and after scaling."""
+    labels, temperature = found.test.labels, found.points["finetuned"].temperature
+    temperatures = {"as trained": 1.0, "calibrated": temperature}
+    states = {state: calibrate(found.log_odds["finetuned"], by) for state, by in temperatures.items()}
+    measured = {state: measure(labels, probabilities, 0.5) for state, probabilities in states.items()}
+    table = pd.DataFrame(measured).T[["brier", "calibration_error"]].rename_axis("state").reset_index()
+    table.insert(1, "temperature", list(temperatures.values()))
+    write_table(table.round(6), out / "calibration.csv")
+    curves = {state: trace_reliability(labels, probabilities) for state, probabilities in states.items()}
     write_table(pd.concat(curves, names=["state"]).reset_index("state").round(6), out / "reliability.csv")
     draw_reliability(out / "reliability.png", curves, notice)
 
 
 def _draw_examples(out: Path, found: Evaluation, params: EvaluateParams, notice: str) -> None:
-    """Draw where the fine-tuned model saw pneumonia: images of each outcome, and its most confident errors."""
-    test, probabilities, threshold = found.test, found.said["finetuned"], found.thresholds["finetuned"]
-    shown = pick_examples(test.labels, probabilities, threshold, number=4)
-    errors = pick_examples(test.labels, probabilities, threshold, number=len(test.labels))
-    errors = errors[errors.isin(OUTCOMES[2:])]
-    doubt = pd.Series(np.abs(probabilities - test.labels)).iloc[errors.index]
-    wrong = doubt.sort_values(ascending=False, kind="stable").index[:ERRORS]
-    images = np.r_[shown.index, wrong].astype(int)
-    heatmaps = explain(found.models["finetuned"], test.images[images], params.heatmap)
-    captions = [f"{probabilities[image]:.4f}  {_shorten(Path(str(test.paths[image])).name)}" for image in images]
+    """Draw where the fine-tuned model finds pneumonia: in images of each outcome, and in its most confident errors."""
+    judged = (found.test.labels, found.probabilities["finetuned"], found.thresholds["finetuned"])
+    shown, errors = pick_examples(*judged, EXAMPLES), rank_errors(*judged)
+    images = np.r_[shown.index, errors.index[:ERRORS]].astype(int)
+    heatmaps = explain(found.models["finetuned"], found.test.images[images], params.heatmap)
+    captions = [f"{judged[1][image]:.4f}  {_shorten(Path(str(found.test.paths[image])).name)}" for image in images]
+    of = f"{TITLES[params.heatmap]} of the fine-tuned model, test split, threshold {judged[2]:.3g}"
     n = len(shown)
-    of = f"{TITLES[params.heatmap]} of the fine-tuned model, test split, threshold {threshold:.3g}"
-    title = f"{of}\nof each outcome the images of which it was most certain, with their probability of pneumonia"
-    draw_heatmaps(
-        out / "heatmaps.png", test.images[images[:n]], heatmaps[:n], captions[:n], shown.to_numpy(), OUTCOMES, title,
-        notice,
-    )  # fmt: skip
-    captions = [
-        f"{errors[image].removesuffix('s')}\n{caption}" for image, caption in zip(wrong, captions[n:], strict=True)
-    ]
+    title = f"{of}\nthe most certain images of each outcome, with their probability of pneumonia"
+    draw_heatmaps(out / "heatmaps.png", found.test.images[images[:n]], heatmaps[:n], captions[:n],
+                  shown.to_numpy(), OUTCOMES, title, notice)  # fmt: skip
+    wrong = [f"{kind.removesuffix('s')}\n{caption}" for kind, caption in zip(errors, captions[n:], strict=False)]
     title = f"{of}\nthe most confident of {len(errors)} errors, with their probability of pneumonia"
-    draw_pairs(out / "errors.png", test.images[images[n:]], heatmaps[n:], captions, title, notice)
+    draw_pairs(out / "errors.png", found.test.images[images[n:]], heatmaps[n:], wrong, title, notice)
 
 
 def _shorten(name: str) -> str:

@@ -1,5 +1,8 @@
 """Choose the operating point of a model on the validation split."""
 
+import math
+from fractions import Fraction
+
 import keras
 import numpy as np
 
@@ -9,27 +12,26 @@ from pneumonia.core.params import EvaluateParams, ThresholdRule
 from pneumonia.evaluation.calibration import fit_temperature
 from pneumonia.evaluation.metrics import Labels, Probabilities
 from pneumonia.inference.operating_point import OperatingPoint
-from pneumonia.inference.scores import predict_log_odds
+from pneumonia.inference.scores import score_images
 from pneumonia.models.activations import ActivationCache
 
 
 def choose_operating_point(
     model: keras.Model, val: Split, params: EvaluateParams, cache: ActivationCache
 ) -> OperatingPoint:
-    """Fit temperature and threshold of a model on the validation split, the latter unless it is set to a number.
+    """Fit a model's temperature on the validation split and, unless the threshold is a number, choose that by its rule.
 
     Raises:
         InputError: validation lacks one of the classes.
     """
-    log_odds = predict_log_odds(model, val.images, cache, params.flip)
-    temperature = fit_temperature(val.labels, log_odds)
+    log_odds = score_images(model, val.images, cache, params.flip)
     point = OperatingPoint(
-        image_size=val.images.shape[1], flip=params.flip, temperature=temperature, threshold=0.5, rule="fixed"
-    )
+        image_size=val.images.shape[1], flip=params.flip, temperature=fit_temperature(val.labels, log_odds),
+        threshold=0.5, rule="fixed",
+    )  # fmt: skip
     if not isinstance(params.threshold, str):
         return point.model_copy(update={"threshold": params.threshold})
-    probabilities = point.find_probabilities(log_odds)
-    threshold = choose_threshold(val.labels, probabilities, params.threshold, params.sensitivity_floor)
+    threshold = choose_threshold(val.labels, point.calibrate(log_odds), params.threshold, params.sensitivity_floor)
     rule = params.threshold + (f" {params.sensitivity_floor:g}" if params.threshold == "sensitivity_floor" else "")
     return point.model_copy(update={"threshold": threshold, "rule": rule})
 
@@ -39,15 +41,15 @@ def choose_threshold(
 ) -> float:
     """Return the threshold that is best on these images by a rule.
 
-    It lies midway between two neighbouring probabilities, 0 and 1 among them. Of several as good it is the lowest,
-    which misses the fewest ill.
+    It lies midway between two neighbouring probabilities, 0 and 1 among them. Among equally good thresholds it is the
+    lowest, which misses the fewest images with pneumonia.
 
     Args:
         labels: 0 or 1, shape (n,).
         probabilities: of pneumonia, 0 to 1, shape (n,).
         rule: youden: sensitivity + specificity - 1 (Youden 1950, doi:10.1002/1097-0142(1950)3:1<32::AID-CNCR2820030106
-            >3.0.CO;2-3); f1: F1 of pneumonia; sensitivity_floor: specificity, where sensitivity is at least that.
-        sensitivity_floor: 0 to 1, of the rule of that name.
+            >3.0.CO;2-3); f1: F1 of pneumonia; sensitivity_floor: specificity, given at least that sensitivity.
+        sensitivity_floor: 0 to 1, for the rule of that name.
 
     Raises:
         InputError: one of the classes does not occur.
@@ -63,10 +65,12 @@ def choose_threshold(
     middles = (scores[:-1] + scores[1:]) / 2
     thresholds = np.where(middles > scores[:-1], middles, scores[1:])  # there is nothing between adjacent floats
     tp, fp = (len(group) - np.searchsorted(group, thresholds) for group in (ill, healthy))
-    # In whole numbers, so that what is equal compares equal.
+    # The decimal number as it is written: 0.55 as a float is above 0.55, and of 100 images would ask for 56.
+    needed = math.ceil(Fraction(repr(float(sensitivity_floor))) * len(ill))
+    # In whole numbers, so that equal gains compare equal.
     gains = {
         "youden": tp * len(healthy) - fp * len(ill),
         "f1": 2 * tp / (tp + fp + len(ill)),
-        "sensitivity_floor": np.where(tp >= sensitivity_floor * len(ill), -fp, -len(healthy) - 1),
+        "sensitivity_floor": np.where(tp >= needed, -fp, -len(healthy) - 1),
     }[rule]
     return float(thresholds[np.argmax(gains)])

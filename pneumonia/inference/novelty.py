@@ -1,4 +1,4 @@
-"""Say when an image does not look like the images a model was trained on, whatever the model says of it."""
+"""Detect images unlike those a model was trained on, whatever the model predicts for them."""
 
 from dataclasses import dataclass, fields
 from io import BytesIO
@@ -18,16 +18,16 @@ from pneumonia.core.files import replacing
 from pneumonia.models.cut import find_cut, find_layer, get_backbone
 
 Floats = npt.NDArray[np.floating[Any]]
-CELLS = 8  # along each side of the thumbnail: with 4 negatives are missed, with 14 more images upside down
+CELLS = 8  # on each side of the thumbnail: 4 miss negatives, 14 miss more images that are upside down
 
 
 @dataclass(frozen=True)
 class Novelty:
-    """Where the features of training images lie, and how far from there an image is novel.
+    """The distribution of the features of training images, and the distance beyond which an image is novel.
 
     Attributes:
         mean: of the features of training images, float32 (d,).
-        whitener: takes features less their mean to uncorrelated ones of variance 1 / d, float32 (d, d).
+        whitener: maps centred features to uncorrelated ones of variance 1 / d, float32 (d, d).
         threshold: highest score that is not novel.
     """
 
@@ -36,15 +36,15 @@ class Novelty:
     threshold: float
 
     def score(self, features: Floats) -> npt.NDArray[np.float64]:
-        """Return the squared Mahalanobis distance of features (n, d), over d: about 1 for a training image."""
+        """Return the squared Mahalanobis distance of features (n, d), divided by d: about 1 for a training image."""
         return np.square((features - self.mean.astype(np.float64)) @ self.whitener).sum(axis=1)
 
     def is_novel(self, scores: Floats) -> npt.NDArray[np.bool_]:
-        """Return which scores are beyond the threshold; one that is no number counts as such."""
+        """Return for each score whether it is above the threshold; NaN counts as above."""
         return ~(scores <= self.threshold)
 
     def write(self, path: Path) -> None:
-        """Write an .npz file: same numbers, same bytes."""
+        """Write an .npz file; the same numbers give the same bytes."""
         with replacing(path) as beside, ZipFile(beside, "w") as archive:
             for name, value in vars(self).items():  # headers of numpy.savez differ between patches of Python
                 content = BytesIO()
@@ -53,7 +53,7 @@ class Novelty:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read what `write` wrote.
+        """Read a file that `write` wrote.
 
         Raises:
             InputError: the file is missing, damaged or holds something else.
@@ -76,12 +76,12 @@ class Novelty:
 
 
 def expose_channels(model: keras.Model) -> keras.Model:
-    """Return a model that says in one pass what a classifier does, and the means that `join_features` takes.
+    """Return a model that computes log odds and the channel means for `join_features` in one forward pass.
 
-    Its output is (n, 1 + c): the log odds of pneumonia, then the mean of each channel.
+    Its output has shape (n, 1 + c): the log odds of pneumonia, then the mean of each channel at the default cut.
     """
     backbone = get_backbone(model)
-    both = keras.Model(backbone.input, [_find_cut(backbone), backbone.output])
+    both = keras.Model(backbone.input, [find_default_cut(backbone), backbone.output])
     at_cut, x = both(model.get_layer("scale").output, training=False)
     for layer in model.layers[model.layers.index(backbone) + 1 :]:
         x = layer(x)
@@ -89,15 +89,16 @@ def expose_channels(model: keras.Model) -> keras.Model:
 
 
 def join_features(means: Floats, images: Pixels) -> Floats:
-    """Return what `Novelty` judges images by, float32 (n, c + CELLS * CELLS / 2).
+    """Return the features by which `Novelty` judges images, float32 (n, c + CELLS * CELLS / 2).
 
-    The means tell what is in a picture, not where it is and hardly an image from its negative; a thumbnail does. It is
-    folded along the middle: a mirrored image is not novel. The means are taken at the backbone's default cut, whatever
-    is frozen: past its last layers, which keep what the decision needs, blank images and negatives are like images.
+    Channel means tell what a picture shows, but not where, and hardly distinguish an image from its negative. A
+    thumbnail does; it is folded along the middle, so that a mirrored image is not novel. The means come from the
+    backbone's default cut, whatever is frozen: the last layers keep only what the decision needs, and at their output
+    blank images and negatives look like any other.
 
     Args:
-        means: of each channel there, see `cut_model`, shape (n, c).
-        images: the images, uint8 (n, side, side).
+        means: of each channel at the default cut, shape (n, c).
+        images: grey values 0 to 255, uint8 (n, side, side).
     """
     small = [Image.fromarray(image).resize((CELLS, CELLS), Image.Resampling.BOX) for image in images]
     thumbnails = np.array(small, np.float32).reshape(len(images), CELLS, CELLS)
@@ -105,5 +106,6 @@ def join_features(means: Floats, images: Pixels) -> Floats:
     return np.concatenate([means, folded.reshape(len(images), CELLS * CELLS // 2)], axis=1)
 
 
-def _find_cut(backbone: keras.Model) -> keras.KerasTensor:
+def find_default_cut(backbone: keras.Model) -> keras.KerasTensor:
+    """Return a backbone's output at the cut below its default `from_layer`."""
     return backbone.layers[find_cut(backbone, find_layer(backbone, "auto"))].output

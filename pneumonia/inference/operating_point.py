@@ -1,4 +1,4 @@
-"""What turns a classifier's log odds into a probability and a decision; fixed on validation, kept with the model."""
+"""Turn log odds into a probability and a decision: settings chosen on validation and shipped with the model."""
 
 from pathlib import Path
 from typing import Annotated, Self
@@ -13,16 +13,16 @@ from pneumonia.core.tables import CLASSES
 
 
 class OperatingPoint(Section):
-    """How a model is used.
+    """Settings with which a model is used.
 
     Attributes:
         classes: names of label 0 and 1.
         image_size: side of the model's input in pixels.
         flip: average an image's log odds with those of its mirror image.
-        temperature: by which log odds are divided.
-        threshold: calibrated probability from which an image is called pneumonia.
+        temperature: divisor of the log odds.
+        threshold: lowest calibrated probability that is called pneumonia.
         rule: how the threshold was chosen.
-        notice: what has to be said with every answer, as of a model of synthetic images; empty for nothing.
+        notice: shown with every answer, for example that the model saw synthetic images only; empty for none.
     """
 
     classes: tuple[str, str] = CLASSES
@@ -33,13 +33,13 @@ class OperatingPoint(Section):
     rule: str
     notice: str = ""
 
-    def find_probabilities(self, log_odds: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-        """Return the calibrated probability of pneumonia, 0 to 1, of log odds of any shape."""
+    def calibrate(self, log_odds: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+        """Return the calibrated probabilities of pneumonia, 0 to 1, for log odds of any shape."""
         return calibrate(log_odds, self.temperature)
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read what was written as JSON.
+        """Read an operating point from JSON.
 
         Raises:
             InputError: the file is missing or holds something else.
@@ -56,5 +56,5 @@ class OperatingPoint(Section):
 
 
 def calibrate(log_odds: npt.NDArray[np.floating], temperature: float) -> npt.NDArray[np.float64]:
-    """Return the probability of pneumonia, 0 to 1, of log odds of any shape; their order stays."""
+    """Return probabilities of pneumonia, 0 to 1, for log odds of any shape: the sigmoid of log odds / temperature."""
     return np.exp(-np.logaddexp(0, -np.asarray(log_odds, np.float64) / temperature))

@@ -20,7 +20,7 @@ from pneumonia.core.params import ModelParams
 from pneumonia.core.params_file import load_params
 from pneumonia.core.tables import write_table
 from pneumonia.inference.operating_point import calibrate
-from pneumonia.inference.scores import predict_log_odds
+from pneumonia.inference.scores import score_images
 from pneumonia.models.classifier import build_model
 from pneumonia.records.scan import scan_images
 from pneumonia.sources.phantom import draw_phantoms
@@ -129,5 +129,5 @@ def test_an_engine_is_measured_on_what_the_project_predicts(tmp_path: Path) -> N
     )
     model = build_model(params)
     images = read_split(records.sample(32, random_state=1), tmp_path / "raw", 224).images
-    np.testing.assert_allclose(measured["probabilities"], calibrate(predict_log_odds(model, images), 1.0), atol=1e-5)
+    np.testing.assert_allclose(measured["probabilities"], calibrate(score_images(model, images), 1.0), atol=1e-5)
     assert measured["prefix"] > 0

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from scipy.stats import bootstrap, rankdata
 from sklearn import metrics as sk
 
-from pneumonia.evaluation import intervals as intervals
-from pneumonia.evaluation.intervals import BINS, METRICS, compare_models, measure, measure_intervals
-from pneumonia.evaluation.metrics import compute_metrics
+from pneumonia.evaluation import intervals
+from pneumonia.evaluation.intervals import NO_INTERVAL, compare_models, measure_intervals
+from pneumonia.evaluation.metrics import BINS, METRICS, measure
 
 
 def simulate_images(images: int, seed: int = 0, share_ill: float = 0.7) -> tuple[Any, Any]:
@@ -56,6 +56,9 @@ def draw_slowly(patients: Any, resamples: int, seed: int) -> list[Any]:
     return [np.concatenate([np.flatnonzero(patients == names[k]) for k in row]) for row in drawn]
 
 
+BOUNDED = [name for name in METRICS if name not in NO_INTERVAL]
+
+
 def read_bounds(table: Any, name: str) -> list[float]:
     return table.loc[name, ["low", "high"]].tolist()
 
@@ -72,18 +75,6 @@ def weighed_images(draw: st.DrawFn) -> tuple[Any, Any, Any]:
     probabilities = draw(st.lists(few | any_, min_size=len(labels), max_size=len(labels)))
     weights = [1, 1, *draw(st.lists(st.integers(0, 4), min_size=len(labels) - 2, max_size=len(labels) - 2))]
     return np.array(labels, np.uint8), np.array(probabilities), np.array(weights, float)
-
-
-@settings(derandomize=True, max_examples=60, deadline=None)
-@given(images=weighed_images(), threshold=st.floats(0.01, 1))
-def test_unweighted_metrics_are_those_of_the_evaluation(images: tuple[Any, Any, Any], threshold: float):
-    labels, probabilities, _ = images
-    expected = compute_metrics(labels, probabilities, threshold)
-    measured = measure(labels, probabilities, threshold)
-    shared = {name: value for name, value in expected.items() if name in METRICS}
-    assert len(shared) >= 8
-    assert {name: measured[name] for name in shared} == pytest.approx(shared, abs=1e-6)
-    assert measured == measure(labels, probabilities, threshold, np.ones(len(labels)))
 
 
 @settings(derandomize=True, max_examples=60, deadline=None)
@@ -129,19 +120,19 @@ each_crowd = pytest.mark.parametrize("crowd", draw_crowds())
 @pytest.mark.parametrize("paired", [False, True])
 def test_intervals_are_those_of_a_loop_that_repeats_rows(crowd: str, paired: bool):
     labels, probabilities, patients = draw_crowds()[crowd]
-    other, resamples = probabilities**2, draw_slowly(patients, 60, 5)
+    other, resamples = probabilities**2, draw_slowly(patients, 40, 5)
     drawn = pd.DataFrame([measure_slowly(labels[rows], other[rows], 0.45) for rows in resamples])
-    table = measure_intervals(labels, other, 0.45, patients, 60, 5)
+    table = measure_intervals(labels, other, 0.45, patients, 40, 5)
     if paired:
         drawn -= pd.DataFrame([measure_slowly(labels[rows], probabilities[rows], 0.65) for rows in resamples])
-        table = compare_models(labels, probabilities, other, (0.65, 0.45), patients, 60, 5)
+        table = compare_models(labels, probabilities, other, (0.65, 0.45), patients, 40, 5)
     assert drawn["roc_auc"].isna().any() == (crowd != "25 patients")
-    for name in METRICS:
+    for name in BOUNDED:
         assert read_bounds(table, name) == pytest.approx(np.nanpercentile(drawn[name], [2.5, 97.5]), abs=1e-12)
 
 
 @pytest.mark.parametrize("name", ["brier", "sensitivity", "roc_auc"])
-def test_with_a_image_each_they_agree_with_scipy(name: str):
+def test_with_one_image_per_patient_they_agree_with_scipy(name: str):
     labels, probabilities = simulate_images(300)
 
     def statistic(y: Any, p: Any) -> float:
@@ -161,34 +152,66 @@ def test_with_a_image_each_they_agree_with_scipy(name: str):
     assert read_bounds(ours, name) == pytest.approx(expected, abs=0.06 * (expected.high - expected.low))
 
 
-def test_images_of_a_patient_that_agree_count_little_more_than_one():
+def test_equal_images_of_a_patient_count_little_more_than_one_image():
     labels, probabilities = (np.repeat(column, 9) for column in simulate_images(80))
     together = measure_intervals(labels, probabilities, 0.5, np.repeat(np.arange(80).astype(str), 9))
     apart = measure_intervals(labels, probabilities, 0.5, np.arange(720).astype(str))
     single = measure_intervals(labels[::9], probabilities[::9], 0.5, np.arange(80).astype(str))
-    rates = [name for name in METRICS if name != "calibration_error"]  # no mean: noise itself makes it larger
-    assert (width(together)[rates] > 2 * width(apart)[rates]).all()  # three times in theory
-    assert width(together)[rates].to_dict() == pytest.approx(width(single)[rates].to_dict(), rel=0.2)
+    assert (width(together)[BOUNDED] > 2 * width(apart)[BOUNDED]).all()  # three times in theory
+    assert width(together)[BOUNDED].to_dict() == pytest.approx(width(single)[BOUNDED].to_dict(), rel=0.2)
 
 
-def test_95_of_100_intervals_hold_the_truth_though_images_of_a_patient_agree():
+def draw_study(rng: np.random.Generator, patients: int, each: int) -> tuple[Any, Any]:
+    """Return labels and probabilities of a model that is too sure, the images of a patient alike."""
+    log_odds = np.repeat(rng.normal(0.8, 1.5, patients), each) + rng.normal(0, 0.3, patients * each)
+    labels = (rng.random(len(log_odds)) < 1 / (1 + np.exp(-log_odds))).astype(np.uint8)
+    return labels, 1 / (1 + np.exp(-1.3 * log_odds))
+
+
+def test_about_95_of_100_intervals_hold_the_truth_whatever_the_metric():
+    """Every interval that is given has about its nominal coverage; that of the calibration error had not."""
+    rng, studies = np.random.default_rng(4), 200
+    truth = measure(*draw_study(rng, 200_000, 1), 0.5)
+    held = dict.fromkeys(METRICS, 0)
+    for study in range(studies):
+        table = measure_intervals(*draw_study(rng, 100, 2), 0.5, np.repeat(np.arange(100), 2), 200, study)
+        for name in METRICS:
+            low, high = read_bounds(table, name)
+            held[name] += low <= truth[name] <= high
+    # Chance moves 95 % of 200 by a standard error of 1.5 %; 100 patients and 200 resamples cost about 1 %.
+    assert {name for name, count in held.items() if count / studies < 0.89} == set(NO_INTERVAL)
+
+
+def test_intervals_over_images_miss_the_truth_more_often_when_images_of_a_patient_agree():
     rng, held = np.random.default_rng(4), {"patients": 0, "images": 0}
-    for study in range(300):
+    for study in range(100):
         right = np.repeat(rng.beta(4, 1, size=60), 4)  # how often a patient's images are called right: 0.8 on average
         labels = np.repeat(rng.integers(2, size=60), 4).astype(np.uint8)
         calls = np.where(rng.random(240) < right, labels, 1 - labels).astype(float)
         for unit, whose in (("patients", np.repeat(np.arange(60), 4)), ("images", np.arange(240))):
-            low, high = read_bounds(measure_intervals(labels, calls, 0.5, whose, 300, study), "accuracy")
+            low, high = read_bounds(measure_intervals(labels, calls, 0.5, whose, 200, study), "accuracy")
             held[unit] += low <= 0.8 <= high
-    # Of 300, chance moves 95 % by a standard error of 1.3 %; 60 patients and 300 resamples cost about 1 % more.
-    assert 0.90 <= held["patients"] / 300 <= 0.99
     assert held["images"] < held["patients"]
+
+
+@pytest.mark.parametrize("name", NO_INTERVAL)
+def test_a_metric_whose_intervals_would_mislead_has_a_value_and_no_interval(name: str):
+    labels, probabilities = simulate_images(100)
+    whose = name_patients(100, 40)
+    for table in (
+        measure_intervals(labels, probabilities, 0.5, whose, 100),
+        compare_models(labels, probabilities, probabilities**2, (0.5, 0.5), whose, 100),
+    ):
+        assert np.isfinite(table["value"][name])
+        assert np.isnan(read_bounds(table, name)).all()
+        assert table.drop(name).notna().to_numpy().all()
 
 
 def test_a_model_does_not_differ_from_itself():
     labels, probabilities = simulate_images(200)
     table = compare_models(labels, probabilities, probabilities.copy(), (0.5, 0.5), name_patients(200, 90), 300)
-    assert (table == 0).to_numpy().all()
+    assert (table["value"] == 0).all()
+    assert (table.loc[BOUNDED] == 0).to_numpy().all()
 
 
 def test_a_difference_is_that_of_the_second_from_the_first():
@@ -199,10 +222,10 @@ def test_a_difference_is_that_of_the_second_from_the_first():
     assert table["value"].to_dict() == {name: new[name] - old[name] for name in METRICS}
     assert read_bounds(table, "roc_auc")[0] > 0 > read_bounds(table, "brier")[1]
     swapped = compare_models(labels, better, probabilities, (0.6, 0.4), whose, 300)
-    assert swapped["low"].to_dict() == pytest.approx((-table["high"]).to_dict(), abs=1e-12)
+    assert swapped["low"].to_dict() == pytest.approx((-table["high"]).to_dict(), abs=1e-12, nan_ok=True)
 
 
-def test_a_paired_difference_of_alike_models_is_known_better_than_that_of_two_crowds():
+def test_a_paired_difference_of_similar_models_is_narrower_than_that_of_two_independent_samples():
     labels, first = simulate_images(400)
     second = np.clip(first + np.random.default_rng(2).normal(0, 0.03, size=400), 0, 1)
     whose = name_patients(400, 200)
@@ -241,7 +264,7 @@ def test_the_size_of_a_block_changes_nothing(block: int, monkeypatch: pytest.Mon
 def test_a_resample_without_a_class_counts_for_the_other_metrics_only():
     labels, probabilities = np.array([0, 1, 1, 1], np.uint8), np.array([0.2, 0.6, 0.7, 0.8])
     table = measure_intervals(labels, probabilities, 0.65, np.array(list("abcd")))
-    assert table.notna().to_numpy().all()
+    assert table.loc[BOUNDED].notna().to_numpy().all()
     assert read_bounds(table, "specificity") == [1, 1]
     assert read_bounds(table, "accuracy") == [0.25, 1]
 
@@ -253,7 +276,8 @@ def test_a_class_that_never_occurs_leaves_what_needs_it_undefined(label: int, un
     labels, probabilities = np.full(6, label, np.uint8), np.linspace(0.1, 0.9, 6)
     table = measure_intervals(labels, probabilities, 0.5, np.array(list("aabbcd")))
     assert set(table.index[table["value"].isna()]) == undefined
-    assert set(table.index[table["low"].isna()]) == set(table.index[table["high"].isna()]) == undefined
+    for bound in ("low", "high"):
+        assert set(table.index[table[bound].isna()]) == undefined | set(NO_INTERVAL)
 
 
 def test_the_precision_of_no_call_is_0_as_in_the_evaluation_and_has_no_interval():
@@ -261,7 +285,7 @@ def test_the_precision_of_no_call_is_0_as_in_the_evaluation_and_has_no_interval(
     table = measure_intervals(labels, probabilities / 2, 0.9, name_patients(40, 20), 100)
     assert table["value"]["precision"] == 0
     assert np.isnan(read_bounds(table, "precision")).all()
-    assert table.drop("precision").notna().to_numpy().all()
+    assert table.loc[BOUNDED].drop("precision").notna().to_numpy().all()
 
 
 def test_a_table_names_metrics_and_columns():
@@ -276,7 +300,7 @@ def test_a_table_names_metrics_and_columns():
         assert (table.dtypes == np.float64).all()
 
 
-def test_2000_resamples_of_600_images_take_no_time_worth_saving():
+def test_2000_resamples_of_600_images_take_seconds():
     labels, probabilities = simulate_images(600)
     start = time.perf_counter()
     measure_intervals(labels, probabilities, 0.5, name_patients(600, 300))

@@ -1,6 +1,8 @@
-"""An evaluation leaves tables from which every figure of the report can be checked."""
+"""An evaluation writes tables from which every figure of the report can be checked."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -8,17 +10,13 @@ import pandas as pd
 import pytest
 
 from pneumonia.core.dataset import Split
-from pneumonia.core.params import DataParams, EvaluateParams, ModelParams
-from pneumonia.evaluation.calibration import expected_calibration_error
+from pneumonia.core.params import CacheParams, ComputeParams, EvaluateParams, ModelParams
 from pneumonia.evaluation.intervals import compare_models, measure_intervals
-from pneumonia.evaluation.outputs import (
-    draw_examples,
-    find_records,
-    write_calibration,
-    write_intervals,
-    write_predictions,
-)
+from pneumonia.evaluation.metrics import compute_metrics, measure
+from pneumonia.evaluation.outputs import Evaluation, evaluate_models, write_evaluation
 from pneumonia.inference.operating_point import OperatingPoint, calibrate
+from pneumonia.inference.scores import score_images
+from pneumonia.models.activations import ActivationCache
 from pneumonia.models.classifier import build_model
 
 RNG = np.random.default_rng(0)
@@ -26,79 +24,122 @@ N = 40
 PATHS = np.array([f"test/PNEUMONIA/person{i}_virus_{i}.jpeg" for i in range(N)])
 LABELS = np.array([0, 1] * (N // 2), np.uint8)
 TEST = Split(RNG.integers(0, 256, (N, 32, 32), dtype=np.uint8), LABELS, PATHS, np.zeros(N, bool))
-LOG_ODDS = RNG.normal(2.0 * LABELS - 1, 1.5)
+LOG_ODDS = {name: RNG.normal(2.0 * LABELS - 1, 1.5) for name in ("initial", "finetuned")}
 POINT = OperatingPoint(image_size=32, flip=False, temperature=2.0, threshold=0.4, rule="youden")
 POINTS = {"initial": POINT.model_copy(update={"threshold": 0.6}), "finetuned": POINT}
-MODELS = {"initial": RNG.random(N), "finetuned": POINT.find_probabilities(LOG_ODDS)}
 PARAMS = EvaluateParams(
-    threshold="youden", sensitivity_floor=0.9, flip=False, heatmap="grad_cam", resamples=200, seed=3
+    threshold="youden", sensitivity_floor=0.9, flip=False, heatmap="grad_cam", resamples=100, seed=3
 )
 RECORDS = pd.DataFrame({
     "path": PATHS, "label": np.array(["NORMAL", "PNEUMONIA"])[LABELS], "patient_id": [f"p{i // 2}" for i in range(N)],
     "source_folder": "test", "sha256": [f"{i:064}" for i in range(N)], "width": 100, "height": 90, "mode": "L",
     "contrast": 50.0,
 })  # fmt: skip
+PATIENTS = RECORDS["patient_id"].to_numpy()
 
 
-def test_records_stand_in_the_order_of_the_images() -> None:
-    shuffled = RECORDS.sample(frac=1, random_state=1)
-    pd.testing.assert_frame_equal(find_records(shuffled, TEST), RECORDS)
+@pytest.fixture(scope="module")
+def model() -> keras.Model:
+    keras.utils.set_random_seed(1)
+    return build_model(ModelParams(backbone="tiny", weights="none", image_size=32, dropout=0.0, head="sigmoid"))
 
 
-def test_predictions_name_each_image_by_content_and_patient(tmp_path: Path) -> None:
-    write_predictions(tmp_path / "predictions.csv", RECORDS, MODELS, TEST)
-    table = pd.read_csv(tmp_path / "predictions.csv", dtype={"sha256": str})
-    assert table["sha256"].tolist() == RECORDS["sha256"].tolist()
-    assert table["patient_id"].tolist() == RECORDS["patient_id"].tolist()
-    np.testing.assert_array_equal(table["finetuned"], MODELS["finetuned"])  # not rounded: it decides a comparison
+@pytest.fixture(scope="module")
+def found(model: keras.Model) -> Evaluation:
+    return Evaluation(TEST, RECORDS, {"initial": model, "finetuned": model}, POINTS, LOG_ODDS)
+
+
+@pytest.fixture(scope="module")
+def out(found: Evaluation, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("evaluation")
+    write_evaluation(folder, found, PARAMS, "")
+    return folder
 
 
 @pytest.fixture
-def intervals(tmp_path: Path) -> pd.DataFrame:
-    write_intervals(tmp_path, TEST, RECORDS, MODELS, POINTS, PARAMS)
-    return pd.read_csv(tmp_path / "intervals.csv")
+def intervals(out: Path) -> Callable[[str], pd.DataFrame]:
+    table = pd.read_csv(out / "intervals.csv")
+    return lambda model: table[table["model"] == model].drop(columns="model").set_index("metric")
 
 
-def of(intervals: pd.DataFrame, model: str) -> pd.DataFrame:
-    return intervals[intervals["model"] == model].drop(columns="model").set_index("metric")
+@pytest.mark.parametrize("flip", [False, True])
+def test_models_are_scored_on_test_at_points_chosen_on_validation(
+    model: keras.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flip: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    cache = ActivationCache(ComputeParams(precision="float32", batch_size=8, threads="auto"), CacheParams(max_gb=1))
+    val = Split(TEST.images[:20], LABELS[:20], PATHS[:20], np.zeros(20, bool))
+    params = PARAMS.model_copy(update={"flip": flip})
+    shuffled = RECORDS.sample(frac=1, random_state=1)
+    evaluated = evaluate_models({"initial": model, "finetuned": model}, val, TEST, shuffled, params, cache)
+    pd.testing.assert_frame_equal(evaluated.records, RECORDS)
+    expected = score_images(model, TEST.images, flip=flip)
+    for name, point in evaluated.points.items():
+        np.testing.assert_allclose(evaluated.log_odds[name], expected, rtol=0, atol=1e-5)
+        assert (point.rule, point.flip, point.image_size) == ("youden", flip, 32)
 
 
-def test_intervals_are_those_over_patients_at_each_models_threshold(intervals: pd.DataFrame) -> None:
+def test_metrics_are_those_of_calibrated_probabilities_at_each_models_threshold(found: Evaluation) -> None:
+    for name, threshold in (("initial", 0.6), ("finetuned", 0.4)):
+        expected: dict[str, Any] = compute_metrics(LABELS, calibrate(LOG_ODDS[name], 2.0), threshold)
+        assert found.measure()[name] == expected | {"temperature": 2.0}
+
+
+def test_predictions_identify_each_image_by_content_and_patient(out: Path, found: Evaluation) -> None:
+    table = pd.read_csv(out / "predictions.csv", dtype={"sha256": str})
+    for column in ("path", "sha256", "patient_id", "label"):
+        assert table[column].tolist() == RECORDS[column].tolist()
+    assert table["actual"].tolist() == LABELS.tolist()
+    for name, probabilities in found.probabilities.items():
+        np.testing.assert_array_equal(table[name], probabilities)  # not rounded: they decide a comparison
+
+
+def test_intervals_are_those_over_patients_at_each_models_threshold(
+    intervals: Callable[[str], pd.DataFrame], found: Evaluation
+) -> None:
     for name, point in POINTS.items():
-        expected = measure_intervals(LABELS, MODELS[name], point.threshold, RECORDS["patient_id"].to_numpy(), 200, 3)
-        pd.testing.assert_frame_equal(of(intervals, name), expected, atol=1e-6, check_names=False)
+        expected = measure_intervals(LABELS, found.probabilities[name], point.threshold, PATIENTS, 100, 3)
+        pd.testing.assert_frame_equal(intervals(name), expected, atol=1e-6, check_names=False)
 
 
-def test_what_fine_tuning_gained_is_a_paired_difference(intervals: pd.DataFrame) -> None:
-    patients = RECORDS["patient_id"].to_numpy()
-    expected = compare_models(LABELS, MODELS["initial"], MODELS["finetuned"], (0.6, 0.4), patients, 200, 3)
-    pd.testing.assert_frame_equal(of(intervals, "gain"), expected, atol=1e-6, check_names=False)
+def test_the_gain_of_fine_tuning_is_a_paired_difference(
+    intervals: Callable[[str], pd.DataFrame], found: Evaluation
+) -> None:
+    before, after = (found.probabilities[name] for name in ("initial", "finetuned"))
+    expected = compare_models(LABELS, before, after, (0.6, 0.4), PATIENTS, 100, 3)
+    pd.testing.assert_frame_equal(intervals("gain"), expected, atol=1e-6, check_names=False)
 
 
-def test_subgroups_are_those_of_the_fine_tuned_model(intervals: pd.DataFrame, tmp_path: Path) -> None:
-    table = pd.read_csv(tmp_path / "subgroups.csv").set_index(["by", "group"])
-    assert table.loc[("source folder", "test"), "roc_auc"] == pytest.approx(
-        of(intervals, "finetuned").at["roc_auc", "value"]
-    )
+def test_subgroups_are_those_of_the_fine_tuned_model(intervals: Callable[[str], pd.DataFrame], out: Path) -> None:
+    table: Any = pd.read_csv(out / "subgroups.csv").set_index(["by", "group"])
+    assert table.loc[("source folder", "test"), "roc_auc"] == intervals("finetuned").at["roc_auc", "value"]
 
 
-def test_calibration_is_told_before_and_after_the_temperature(tmp_path: Path) -> None:
-    write_calibration(tmp_path, TEST, LOG_ODDS, POINT, "")
-    table = pd.read_csv(tmp_path / "calibration.csv").set_index("state")
+def test_calibration_is_measured_before_and_after_scaling(out: Path) -> None:
+    table = pd.read_csv(out / "calibration.csv").set_index("state")
     assert table["temperature"].to_dict() == {"as trained": 1.0, "calibrated": 2.0}
     for state, temperature in table["temperature"].items():
-        said = calibrate(LOG_ODDS, temperature)
-        assert table.at[state, "calibration_error"] == pytest.approx(expected_calibration_error(LABELS, said), abs=1e-6)
-        assert table.at[state, "brier"] == pytest.approx(np.mean((said - LABELS) ** 2), abs=1e-6)
-    assert (pd.read_csv(tmp_path / "reliability.csv").groupby("state")["images"].sum() == N).all()
-    assert (tmp_path / "reliability.png").stat().st_size > 5_000
+        expected = measure(LABELS, calibrate(LOG_ODDS["finetuned"], temperature), 0.5)
+        for name in ("brier", "calibration_error"):
+            assert table.at[state, name] == pytest.approx(expected[name], abs=1e-6)
+    assert (pd.read_csv(out / "reliability.csv").groupby("state")["images"].sum() == N).all()
 
 
-@pytest.mark.parametrize("perfect", [False, True], ids=["with errors", "without any"])
-def test_examples_and_errors_are_drawn(tmp_path: Path, perfect: bool) -> None:
-    keras.utils.set_random_seed(1)
-    model = build_model(ModelParams(backbone="tiny", weights="none", image_size=32, dropout=0.0, head="sigmoid"))
-    said = LABELS.astype(float) if perfect else MODELS["finetuned"]
-    data = DataParams(source="phantom", path=Path(), images=48, seed=1)
-    draw_examples(tmp_path, TEST, model, said, POINT, PARAMS, data)
-    assert {path.name for path in tmp_path.glob("*.png")} == {"heatmaps.png", "errors.png"}
+def test_curves_and_calls_are_written_for_every_image_of_the_plots(out: Path, found: Evaluation) -> None:
+    for name in ("roc", "precision_recall"):
+        assert set(pd.read_csv(out / f"{name}.csv")["model"]) == {"initial", "finetuned"}
+    called = pd.read_csv(out / "confusion.csv")["called"]
+    assert (called == "PNEUMONIA").tolist() == (found.probabilities["finetuned"] >= 0.4).tolist()
+
+
+FIGURES = {"confusion", "errors", "heatmaps", "precision_recall", "reliability", "roc"}
+
+
+def test_every_figure_is_drawn(out: Path) -> None:
+    assert {path.stem for path in out.glob("*.png")} == FIGURES
+
+
+def test_a_model_without_errors_has_its_figures_too(found: Evaluation, tmp_path: Path) -> None:
+    perfect = {name: np.where(LABELS, 9.0, -9.0) for name in POINTS}
+    write_evaluation(tmp_path, Evaluation(TEST, RECORDS, found.models, POINTS, perfect), PARAMS, "")
+    assert {path.stem for path in tmp_path.glob("*.png")} == FIGURES

@@ -1,28 +1,22 @@
-"""A probability belongs to its image, whatever images come with it and whatever is known of them already."""
+"""An image's score depends on the image alone, whatever is scored with it and whatever is cached."""
 
-import json
 from pathlib import Path
-from typing import Literal
 
 import keras
 import numpy as np
 import pytest
 
-from pneumonia.core.dataset import Pixels, Split
-from pneumonia.core.errors import InputError
-from pneumonia.core.params import CacheParams, ComputeParams, EvaluateParams, ModelParams
-from pneumonia.evaluation.calibration import fit_temperature
-from pneumonia.evaluation.thresholds import choose_operating_point, choose_threshold
+from pneumonia.core.params import CacheParams, ComputeParams, ModelParams
 from pneumonia.inference import scores
-from pneumonia.inference.operating_point import OperatingPoint, calibrate
-from pneumonia.inference.scores import predict_log_odds
-from pneumonia.inference.scores import predict_probabilities as predict_at
+from pneumonia.inference.scores import score_images, score_with
 from pneumonia.models.activations import ActivationCache
 from pneumonia.models.classifier import build_model
 from pneumonia.models.cut import freeze_below
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 32, 32), dtype=np.uint8)
+MIRRORED = IMAGES[..., ::-1]
 CACHE = ActivationCache(ComputeParams(precision="float32", batch_size=4, threads="auto"), CacheParams(max_gb=1))
+each_cache = pytest.mark.parametrize("cache", [None, CACHE], ids=["uncached", "cached"])
 
 
 @pytest.fixture(autouse=True)
@@ -31,16 +25,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def predict_probabilities(
-    model: keras.Model, images: Pixels, cache: ActivationCache | None = None, flip: bool = False
-) -> np.ndarray:
-    """Return probabilities as trained, before any calibration."""
-    return calibrate(predict_log_odds(model, images, cache, flip), 1.0)
-
-
 @pytest.fixture(scope="module")
 def model() -> keras.Model:
-    """Return a classifier whose head tells noise apart: its logits here have mean 0 and deviation 2."""
+    """Return a classifier whose log odds of IMAGES have mean 0 and deviation 2."""
     model = build_model(ModelParams(backbone="tiny", weights="none", image_size=32, dropout=0.5, head="sigmoid"))
     logits = np.asarray(model(IMAGES[..., None]))
     kernel, _ = model.get_layer("logit").get_weights()
@@ -49,130 +36,72 @@ def model() -> keras.Model:
     return model
 
 
-def test_probabilities_are_the_sigmoid_of_the_models_logits(model: keras.Model):
+def test_scores_are_the_models_logits_with_dropout_off(model: keras.Model):
     logits = np.asarray(model.predict(IMAGES[..., None], verbose=0)).ravel()  # pyright: ignore[reportArgumentType]
-    np.testing.assert_allclose(predict_probabilities(model, IMAGES), 1 / (1 + np.exp(-logits)), rtol=1e-3)
-
-
-def test_there_is_one_probability_between_0_and_1_for_each_image(model: keras.Model):
-    probabilities = predict_probabilities(model, IMAGES)
-    assert probabilities.shape == (7,)
-    assert np.all((probabilities > 0) & (probabilities < 1))
-    assert np.ptp(probabilities) > 0.5
+    found = score_images(model, IMAGES)
+    assert (found.shape, found.dtype) == ((7,), np.float64)
+    np.testing.assert_allclose(found, logits, rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(score_images(model, IMAGES), found)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7])
-def test_the_batch_size_changes_nothing(model: keras.Model, monkeypatch: pytest.MonkeyPatch, batch_size: int):
-    together = predict_probabilities(model, IMAGES)
+def test_the_batch_size_changes_no_score(model: keras.Model, monkeypatch: pytest.MonkeyPatch, batch_size: int):
+    together = score_images(model, IMAGES)
     monkeypatch.setattr(scores, "BATCH_SIZE", batch_size)
-    np.testing.assert_allclose(predict_probabilities(model, IMAGES), together, rtol=1e-3)
+    np.testing.assert_allclose(score_images(model, IMAGES), together, rtol=0, atol=1e-5)
 
 
-def test_probabilities_stand_in_the_order_of_the_images(model: keras.Model):
+def test_scores_stand_in_the_order_of_the_images(model: keras.Model):
     order = np.random.default_rng(1).permutation(7)
-    expected = predict_probabilities(model, IMAGES)[order]
-    np.testing.assert_allclose(predict_probabilities(model, IMAGES[order]), expected, rtol=1e-3)
+    expected = score_images(model, IMAGES)[order]
+    np.testing.assert_allclose(score_images(model, IMAGES[order]), expected, rtol=0, atol=1e-5)
 
 
-def test_dropout_is_off(model: keras.Model):
-    np.testing.assert_array_equal(predict_probabilities(model, IMAGES), predict_probabilities(model, IMAGES))
-
-
+@pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("from_layer", [None, 7, 4, 0])
-def test_the_cache_changes_no_probability(model: keras.Model, from_layer: int | None):
+def test_the_cache_changes_no_score(model: keras.Model, from_layer: int | None, flip: bool):
     freeze_below(model, from_layer)
-    plain = predict_probabilities(model, IMAGES)
+    plain = score_images(model, IMAGES, flip=flip)
     for _ in range(2):  # computed, then read
-        np.testing.assert_allclose(predict_probabilities(model, IMAGES, CACHE), plain, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(score_images(model, IMAGES, CACHE, flip), plain, rtol=0, atol=1e-5)
 
 
 def test_without_a_cache_nothing_is_written_to_disk(model: keras.Model, here: Path):
     freeze_below(model, None)
-    predict_probabilities(model, IMAGES)
+    score_images(model, IMAGES)
     assert list(here.rglob("*")) == []
 
 
+@each_cache
+@pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("from_layer", [None, 7, 0])
-@pytest.mark.parametrize("cache", [None, CACHE], ids=["uncached", "cached"])
-def test_no_images_have_no_probabilities(model: keras.Model, from_layer: int | None, cache: ActivationCache | None):
+def test_no_images_have_no_scores(
+    model: keras.Model, from_layer: int | None, flip: bool, cache: ActivationCache | None
+):
     freeze_below(model, from_layer)
-    probabilities = predict_probabilities(model, IMAGES[:0], cache)
-    assert (probabilities.shape, probabilities.dtype) == ((0,), np.float64)
-
-
-@pytest.mark.parametrize("logit, probability", [(-1e3, 0.0), (-1e30, 0.0), (1e3, 1.0), (1e30, 1.0)])
-def test_a_logit_beyond_what_exp_can_hold_is_0_or_1_without_a_warning(logit: float, probability: float):
-    certain = build_model(ModelParams(backbone="tiny", weights="none", image_size=32, dropout=0.0, head="sigmoid"))
-    kernel, _ = certain.get_layer("logit").get_weights()
-    certain.get_layer("logit").set_weights([0 * kernel, np.array([logit])])
-    np.testing.assert_array_equal(predict_probabilities(certain, IMAGES[:2]), [probability] * 2)
-
-
-def log_odds(probabilities: np.ndarray) -> np.ndarray:
-    return np.log(probabilities / (1 - probabilities))
-
-
-each_cache = pytest.mark.parametrize("cache", [None, CACHE], ids=["uncached", "cached"])
+    found = score_images(model, IMAGES[:0], cache, flip)
+    assert (found.shape, found.dtype) == ((0,), np.float64)
 
 
 @each_cache
-def test_flipped_too_a_image_and_its_mirror_image_get_the_same_probability(
+def test_with_flips_an_image_and_its_mirror_image_have_the_mean_score_of_both(
     model: keras.Model, cache: ActivationCache | None
 ):
-    mirrored = IMAGES[..., ::-1]
-    freeze_below(model, None)
-    assert np.ptp(predict_probabilities(model, IMAGES) - predict_probabilities(model, mirrored)) > 0.01
-    expected = predict_probabilities(model, IMAGES, cache, flip=True)
-    np.testing.assert_allclose(predict_probabilities(model, mirrored, cache, flip=True), expected, rtol=1e-6)
-
-
-@each_cache
-def test_flipped_too_the_log_odds_are_the_mean_of_both(model: keras.Model, cache: ActivationCache | None):
     freeze_below(model, 7)
-    both = [log_odds(predict_probabilities(model, images)) for images in (IMAGES, IMAGES[..., ::-1])]
-    flipped = log_odds(predict_probabilities(model, IMAGES, cache, flip=True))
-    np.testing.assert_allclose(flipped, np.mean(both, axis=0), rtol=0, atol=1e-5)
-    assert predict_probabilities(model, IMAGES[:0], cache, flip=True).shape == (0,)
+    one, other = (score_images(model, images) for images in (IMAGES, MIRRORED))
+    assert np.abs(one - other).max() > 0.01
+    for images in (IMAGES, MIRRORED):
+        found = score_images(model, images, cache, flip=True)
+        np.testing.assert_allclose(found, (one + other) / 2, rtol=0, atol=1e-5)
 
 
-VAL = Split(IMAGES, np.array([0, 1, 0, 1, 1, 0, 1], np.uint8), np.full(7, "image.png"), np.zeros(7, bool))
+def test_what_else_a_forward_pass_returns_is_that_of_the_image_as_it_is():
+    """Log odds of such a pass are the mean of an image, what follows is its first and its last pixel."""
 
+    def forward(images: np.ndarray) -> np.ndarray:
+        return np.stack([images.mean(axis=(1, 2)), images[:, 0, 0], images[:, -1, -1]], axis=1).astype(np.float32)
 
-PARAMS = EvaluateParams(threshold=0.3, sensitivity_floor=0.9, flip=False, heatmap="cam", resamples=100, seed=1)
-
-
-def test_a_threshold_that_is_a_number_is_taken_as_it_is(model: keras.Model):
-    point = choose_operating_point(model, VAL, PARAMS, CACHE)
-    assert (point.threshold, point.rule, point.image_size) == (0.3, "fixed", 32)
-
-
-@pytest.mark.parametrize("flip", [False, True])
-@pytest.mark.parametrize("rule", ["youden", "f1", "sensitivity_floor"])
-def test_temperature_and_threshold_follow_from_what_the_model_says_of_validation(
-    model: keras.Model, rule: Literal["youden", "f1", "sensitivity_floor"], flip: bool
-):
-    log_odds = predict_log_odds(model, VAL.images, CACHE, flip)
-    point = choose_operating_point(model, VAL, PARAMS.model_copy(update={"threshold": rule, "flip": flip}), CACHE)
-    assert point.temperature == fit_temperature(VAL.labels, log_odds)
-    assert point.threshold == choose_threshold(VAL.labels, calibrate(log_odds, point.temperature), rule, 0.9)
-    assert point.rule == ("sensitivity_floor 0.9" if rule == "sensitivity_floor" else rule)
-
-
-@pytest.mark.parametrize("flip", [False, True])
-def test_a_model_is_used_at_its_operating_point(model: keras.Model, flip: bool):
-    point = choose_operating_point(model, VAL, PARAMS.model_copy(update={"flip": flip}), CACHE)
-    expected = calibrate(predict_log_odds(model, IMAGES, CACHE, flip), point.temperature)
-    np.testing.assert_array_equal(predict_at(model, IMAGES, point, CACHE), expected)
-
-
-def test_an_operating_point_survives_its_file(model: keras.Model, here: Path):
-    point = choose_operating_point(model, VAL, PARAMS, CACHE)
-    (here / "point.json").write_text(json.dumps(point.model_dump()))
-    assert OperatingPoint.read(here / "point.json") == point
-
-
-@pytest.mark.parametrize("content", ["", "{}", '{"threshold": 0.5}', "[1]", '{"temperature": -1}'])
-def test_a_damaged_operating_point_is_an_error_in_three_parts(here: Path, content: str):
-    (here / "point.json").write_text(content)
-    with pytest.raises(InputError, match=r"point.json is no operating point.*\n  Expected: .*\n  Remedy: dvc repro"):
-        OperatingPoint.read(here / "point.json")
+    for flip in (False, True):
+        log_odds, extra = score_with(forward, IMAGES, flip)
+        np.testing.assert_allclose(log_odds, IMAGES.mean(axis=(1, 2)), rtol=1e-6)
+        np.testing.assert_array_equal(extra, forward(IMAGES)[:, 1:])

@@ -27,20 +27,19 @@ from pneumonia.core.tables import write_table
 from pneumonia.evaluation.novelty import fit_novelty, gather_features
 from pneumonia.images.decode import read_image
 from pneumonia.inference.operating_point import OperatingPoint
-from pneumonia.inference.scores import predict_log_odds, predict_probabilities
+from pneumonia.inference.scores import score_images
 from pneumonia.models.classifier import build_model, load_model, save_model
 from pneumonia.registry.promotion import promote
+from pneumonia.registry.package import Package, register_package
+from pneumonia.registry.verify import find_changes
 from pneumonia.registry.versions import (
     MODEL_NAME,
-    Package,
     describe_versions,
     download_version,
     find_version,
     get_version,
     list_versions,
     read_predictions,
-    register_package,
-    verify_version,
 )
 from pneumonia.tracking.connection import connect
 
@@ -112,11 +111,11 @@ def package(pixels: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Pac
     keras.utils.set_random_seed(1)
     model = build_model(ModelParams(backbone="tiny", weights="none", image_size=SIZE, dropout=0.0, head="sigmoid"))
     kernel, bias = model.get_layer("logit").get_weights()
-    factor = 2 / predict_log_odds(model, pixels).std()
+    factor = 2 / score_images(model, pixels).std()
     model.get_layer("logit").set_weights([factor * kernel, bias])
     save_model(model, folder / "finetuned.keras")
     point = OperatingPoint(image_size=SIZE, flip=True, temperature=1.7, threshold=0.5, rule="youden")
-    threshold = float(np.median(predict_probabilities(model, pixels, point)))
+    threshold = float(np.median(point.calibrate(score_images(model, pixels, flip=point.flip))))
     write_json(point.model_copy(update={"threshold": threshold}).model_dump(), folder / "operating_point.json")
     train = np.random.default_rng(0).integers(0, 256, (30, SIZE, SIZE), dtype=np.uint8)
     fit_novelty(*(gather_features(model, part) for part in (train, pixels))).write(folder / "novelty.npz")
@@ -269,11 +268,12 @@ def test_a_version_says_elsewhere_what_the_pipeline_says_at_its_operating_point(
     elsewhere: dict[str, Any], package: Package, pixels: np.ndarray
 ):
     model, point = load_model(package.model), OperatingPoint.read(package.operating_point)
-    expected = predict_probabilities(model, pixels, point)
+    expected = point.calibrate(score_images(model, pixels, flip=point.flip))
     assert elsewhere["columns"] == ["probability", "decision", "novel"]
     np.testing.assert_allclose(elsewhere["probability"], expected, rtol=0, atol=1e-6)
     for part in ({"flip": False}, {"temperature": 1.0}):  # else neither would have been tested
-        without = predict_probabilities(model, pixels, point.model_copy(update=part))
+        changed = point.model_copy(update=part)
+        without = changed.calibrate(score_images(model, pixels, flip=changed.flip))
         assert np.abs(without - expected).max() > 1e-3
 
 
@@ -311,7 +311,7 @@ def test_predictions_that_are_gone_are_an_error_in_three_parts(stored: Path):
 
 @pytest.mark.usefixtures("elsewhere")
 def test_a_version_is_well_after_registration_and_after_it_was_loaded():
-    assert [verify_version(version) for version in list_versions()] == [[], [], []]
+    assert [find_changes(version) for version in list_versions()] == [[], [], []]
 
 
 @pytest.mark.parametrize(
@@ -324,7 +324,7 @@ def test_a_flipped_byte_is_found_and_named(stored: Path, path: str, named: str |
     content = bytearray((stored / path).read_bytes())
     content[len(content) // 2] ^= 1
     (stored / path).write_bytes(content)
-    assert verify_version(get_version("1")) == [named or path]
+    assert find_changes(get_version("1")) == [named or path]
 
 
 @pytest.mark.parametrize(
@@ -332,7 +332,7 @@ def test_a_flipped_byte_is_found_and_named(stored: Path, path: str, named: str |
 )
 def test_a_file_that_was_added_is_found_and_named(stored: Path, path: str, named: str):
     (stored / path).touch()
-    assert verify_version(get_version("1")) == [named]
+    assert find_changes(get_version("1")) == [named]
 
 
 @pytest.mark.parametrize(
@@ -340,24 +340,24 @@ def test_a_file_that_was_added_is_found_and_named(stored: Path, path: str, named
 )
 def test_a_file_that_was_removed_is_found_and_named(stored: Path, path: str, named: str):
     (stored / path).unlink()
-    assert verify_version(get_version("1")) == [named]
+    assert find_changes(get_version("1")) == [named]
 
 
 def test_a_file_of_the_code_under_another_name_is_found(stored: Path):
     (stored / "code/pneumonia/tiny.py").rename(stored / "code/pneumonia/tiny2.py")
-    assert verify_version(get_version("1")) == ["code"]
+    assert find_changes(get_version("1")) == ["code"]
 
 
 def test_all_that_changed_is_named(stored: Path):
     for path in ("artifacts/predictions.csv", "artifacts/model_card.md"):
         (stored / path).write_text("")
-    assert verify_version(get_version("1")) == ["artifacts/model_card.md", "artifacts/predictions.csv"]
+    assert find_changes(get_version("1")) == ["artifacts/model_card.md", "artifacts/predictions.csv"]
 
 
 def test_a_version_without_digests_is_an_error_in_three_parts():
     version = mlflow.MlflowClient().create_model_version(MODEL_NAME, "file:nowhere")
     with pytest.raises(InputError, match=r"(?s)Version 4 .* no digests.*Expected: .*registered.*Remedy: .*dvc repro"):
-        verify_version(version)
+        find_changes(version)
 
 
 def test_a_version_is_found_by_its_number_and_by_its_alias():
