@@ -15,23 +15,23 @@ from pneumonia.tracking.connection import reaching
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `run`."""
-    parser.add_argument("--model", help="champion, challenger, a version, or a .keras file")
-    parser.add_argument("--host", help="address to listen at; 127.0.0.1 by default")
+    parser.add_argument("--model", help="champion (default), challenger, a version, or a .keras file")
+    parser.add_argument("--host", help="address to listen on; 127.0.0.1 by default")
     parser.add_argument("--port", help="8000 by default")
 
 
-def run(**given: str | None) -> None:
-    """Serve until a signal ends it.
+def run(**flags: str | None) -> None:
+    """Serve until a signal ends the process. Flags override PNEUMONIA_* variables, see `Settings`.
 
     Raises:
-        InputError: a setting cannot be used, or the model cannot be loaded.
+        InputError: a setting is invalid, or the model cannot be loaded.
     """
-    settings = Settings.read(**given)
+    settings = Settings.read(**flags)
     app = create_app(settings)
-    app.state.service.predictor = load(settings.model)
+    app.state.batcher.predictor = load(settings.model)
     from pneumonia.serving.page import mount_page  # Gradio is slow to import
 
-    mount_page(app, app.state.service, settings.max_upload_mb)
+    mount_page(app, app.state.batcher, settings.max_upload_mb)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("pneumonia").setLevel(logging.INFO)
     uvicorn.run(
@@ -41,7 +41,7 @@ def run(**given: str | None) -> None:
 
 
 def load(name: str) -> Predictor:
-    """Load the model that is to answer first.
+    """Load the first model, before the port opens.
 
     Raises:
         InputError: it cannot be loaded.
@@ -51,9 +51,9 @@ def load(name: str) -> Predictor:
             return load_predictor(name)
     except InputError:
         raise
-    except Exception as error:  # of a store or a file that is damaged in a way of its own
+    except Exception as error:  # a damaged store or file fails in its own way
         raise InputError(
             f"The model {name!r} cannot be loaded: {error}.",
-            expected="a registered version whose files are in place, or a .keras file as `make repro` leaves it",
-            remedy="python -m pneumonia registry verify, or name another one",
+            expected="a registered version with all its files, or a .keras file as `make repro` leaves it",
+            remedy="python -m pneumonia registry verify, or choose another model",
         ) from error

@@ -1,12 +1,12 @@
-"""Answer many callers with one model: images of all of them go through it together, and a new champion takes over."""
+"""Dynamic batching: images of concurrent requests pass through one model together, and a new champion takes over."""
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from pneumonia.images.refusal import ImageRefusedError
 from pneumonia.inference.heatmaps import Maps
 from pneumonia.inference.predictor import Answer, Predictor
 from pneumonia.inference.scores import BATCH_SIZE
-from pneumonia.registry.load import find_current, load_predictor
+from pneumonia.registry.load import find_current, is_file, load_predictor
 
 LOG = logging.getLogger("pneumonia")
 T = TypeVar("T")
@@ -23,12 +23,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Reply:
-    """What is said of the files of one request, all by the same model.
+    """Answers to the files of one request, all from the same model.
 
     Attributes:
-        images: as the model saw them; None for a file that was refused.
-        answers: or why there is none.
-        heatmaps: of each image; None where none was asked for.
+        predictor: the model that answered.
+        images: uint8 (side, side) as the model sees them; None for a refused file.
+        answers: an answer per file, or the reason for its refusal.
+        heatmaps: float32 (side, side), 0 to 1; None unless requested.
     """
 
     predictor: Predictor
@@ -37,27 +38,46 @@ class Reply:
     heatmaps: list[Maps | None]
 
 
-class Service:
-    """A model behind a queue. Use it within `running`, and from one event loop."""
+class _Waiting(NamedTuple):
+    """An image in the queue, the model it was decoded for, and where its answer goes."""
 
-    def __init__(self, name: str = "champion", reload_seconds: float = 30):
-        """Take the model `name`, see `champion.find_current`, and look every `reload_seconds` if it is another one."""
+    predictor: Predictor
+    image: Pixels
+    answer: asyncio.Future[Answer]
+
+
+class Batcher:
+    """A model behind a queue. Enter `running` before `predict`, and stay on one event loop.
+
+    Args:
+        name: of the model, see `registry.load.load_predictor`.
+        reload_seconds: between two checks whether `name` stands for another version. A .keras file is loaded once:
+            the files beside it are written at other times, so that no check can tell when they belong together.
+
+    Attributes:
+        predictor: the current model; None until it is loaded.
+        reloads: how often the model was replaced since the start.
+        batches: forward passes since the start.
+    """
+
+    def __init__(self, name: str = "champion", reload_seconds: float = 30) -> None:
         self.name, self.reload_seconds = name, reload_seconds
         self.predictor: Predictor | None = None
-        self.reloads = self.batches = 0  # since the start: changes of the model, passes of images through one
-        self._queue: asyncio.Queue[tuple[Predictor, Pixels, asyncio.Future[Answer]]] = asyncio.Queue()
-        # One thread for the model, which uses all cores itself; decoding has its own.
-        self._model, self._readers = ThreadPoolExecutor(1, "model"), ThreadPoolExecutor(4, "read")
+        self.reloads = self.batches = 0
+        self._queue: asyncio.Queue[_Waiting] = asyncio.Queue()
+        # The model gets a single thread since it uses all cores itself; decoding has its own.
+        self._model, self._decoders = ThreadPoolExecutor(1, "model"), ThreadPoolExecutor(4, "decode")
 
     @asynccontextmanager
-    async def running(self):
-        """Load the model, unless there is one already, and answer until the block ends.
+    async def running(self) -> AsyncIterator[Self]:
+        """Load the model unless there is one already, and answer requests until the block ends.
 
         Raises:
-            InputError: there is no such model.
+            InputError: the model cannot be found or loaded.
         """
-        self.predictor = self.predictor or await self._in(self._model, load_predictor, self.name)
-        tasks = [asyncio.create_task(work()) for work in (self._answer_queue, self._follow)]
+        self.predictor = self.predictor or await self._run_in(self._model, load_predictor, self.name)
+        work = [self._serve_queue] if is_file(self.name) else [self._serve_queue, self._follow]
+        tasks = [asyncio.create_task(start()) for start in work]
         try:
             yield self
         finally:
@@ -65,62 +85,71 @@ class Service:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             self._model.shutdown()
-            self._readers.shutdown()
+            self._decoders.shutdown()
 
-    async def answer(self, contents: Sequence[bytes], explain: bool = False) -> Reply:
-        """Answer for the files of one request, with heat maps if asked to."""
+    async def predict(self, contents: Sequence[bytes], explain: bool = False) -> Reply:
+        """Decode and score the files of one request.
+
+        Args:
+            contents: bytes of JPEG, PNG or DICOM files; anything else is refused in its place.
+            explain: add a heat map per image.
+        """
         predictor = self.predictor
-        assert predictor, "the service is not running"
-        read = await asyncio.gather(*(self._in(self._readers, predictor.try_read, content) for content in contents))
-        images = [image if isinstance(image, np.ndarray) else None for image in read]
-        said = await asyncio.gather(*(self._ask(predictor, image) for image in images if image is not None))
-        answers = iter(said)
-        seen = [image for image in images if image is not None]
-        maps = iter(await self._in(self._model, predictor.explain, np.stack(seen)) if explain and seen else [])
+        assert predictor, "Batcher.predict was called outside Batcher.running"
+        decoded = await asyncio.gather(*(self._run_in(self._decoders, predictor.try_read, each) for each in contents))
+        images = [image for image in decoded if isinstance(image, np.ndarray)]
+        answers = iter(await asyncio.gather(*(self._enqueue(predictor, image) for image in images)))
+        maps = iter(await self._run_in(self._model, predictor.explain, np.stack(images)) if explain and images else [])
         return Reply(
-            predictor, images, [next(answers) if isinstance(image, np.ndarray) else image for image in read],
-            [next(maps, None) if image is not None else None for image in images],
-        )  # fmt: skip
+            predictor,
+            [image if isinstance(image, np.ndarray) else None for image in decoded],
+            [next(answers) if isinstance(image, np.ndarray) else image for image in decoded],
+            [next(maps, None) if isinstance(image, np.ndarray) else None for image in decoded],
+        )
 
-    def _ask(self, predictor: Predictor, image: Pixels) -> asyncio.Future[Answer]:
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._queue.put_nowait((predictor, image, future))
-        return future
+    def _enqueue(self, predictor: Predictor, image: Pixels) -> asyncio.Future[Answer]:
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._queue.put_nowait(_Waiting(predictor, image, answer))
+        return answer
 
-    async def _answer_queue(self) -> None:
-        """Answer for all that came while the model was busy with those before."""
+    async def _serve_queue(self) -> None:
+        """Form each batch from what arrived while the model was busy with the one before."""
         while True:
-            waiting = [await self._queue.get()]
-            while len(waiting) < BATCH_SIZE and not self._queue.empty():
-                waiting.append(self._queue.get_nowait())
-            # A caller who gave up needs no answer; after a change of the champion there may be images for both.
-            waiting = [item for item in waiting if not item[2].done()]
-            for predictor in {id(item[0]): item[0] for item in waiting}.values():
-                images, futures = zip(*((image, f) for p, image, f in waiting if p is predictor), strict=True)
-                self.batches += 1
-                try:
-                    answers = await self._in(self._model, predictor.predict, np.stack(images))
-                    results: list[tuple[Callable[..., None], Any]] = [
-                        (f.set_result, a) for f, a in zip(futures, answers, strict=True)
-                    ]
-                except Exception as error:  # of the model; the callers hear of it, the others go on
-                    results = [(future.set_exception, error) for future in futures]
-                for future, (tell, what) in zip(futures, results, strict=True):
-                    if not future.done():
-                        tell(what)
+            batch = [await self._queue.get()]
+            while len(batch) < BATCH_SIZE and not self._queue.empty():
+                batch.append(self._queue.get_nowait())
+            # Some callers may have given up; after a reload the queue holds images for both models.
+            batch = [waiting for waiting in batch if not waiting.answer.done()]
+            for predictor in {id(waiting.predictor): waiting.predictor for waiting in batch}.values():
+                await self._score(predictor, [waiting for waiting in batch if waiting.predictor is predictor])
+
+    async def _score(self, predictor: Predictor, batch: Sequence[_Waiting]) -> None:
+        self.batches += 1
+        results: Sequence[Answer | Exception]
+        try:
+            results = await self._run_in(self._model, predictor.predict, np.stack([waiting.image for waiting in batch]))
+        except Exception as error:  # goes to the callers of this batch; the next batch is served
+            results = [error] * len(batch)
+        for waiting, result in zip(batch, results, strict=True):
+            if waiting.answer.done():
+                continue
+            if isinstance(result, Exception):
+                waiting.answer.set_exception(result)
+            else:
+                waiting.answer.set_result(result)
 
     async def _follow(self) -> None:
-        """Take over a new champion; one that cannot be loaded leaves the present one in place."""
+        """Switch to a new champion; keep the current model if the new one cannot be loaded."""
         while True:
             await asyncio.sleep(self.reload_seconds)
             try:
-                current = await self._in(self._readers, find_current, self.name)
+                current = await self._run_in(self._decoders, find_current, self.name)
                 if self.predictor and current != self.predictor.name:
-                    self.predictor = await self._in(self._readers, load_predictor, self.name)
+                    self.predictor = await self._run_in(self._decoders, load_predictor, self.name)
                     self.reloads += 1
-                    LOG.info("version %s answers from now on", current)
+                    LOG.info("switched to version %s", current)
             except Exception as error:
-                LOG.error("the model stays as it is: %s", error)
+                LOG.error("keeping the current model: %s", error)
 
-    async def _in(self, pool: ThreadPoolExecutor, work: Callable[..., T], *arguments: Any) -> T:
+    async def _run_in(self, pool: ThreadPoolExecutor, work: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(pool, work, *arguments)

@@ -1,4 +1,4 @@
-"""Refuse a request that is too large, too slow, one too many or without the key, as problem details (RFC 9457)."""
+"""Enforce the limits of the API: key, size, concurrency and time of a request."""
 
 import asyncio
 import base64
@@ -13,32 +13,32 @@ from starlette.responses import JSONResponse
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pneumonia.serving.schemas import refuse
+from pneumonia.serving.problems import refuse
 
-logging.getLogger("python_multipart").setLevel(logging.ERROR)  # what is wrong with a form is the sender's business
+logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a malformed form is the sender's business
 API = "/v1/"
-PROBES = ("/healthz", "/readyz")  # of whoever runs the service, and tell nothing of it
+PROBES = ("/healthz", "/readyz")  # for whoever operates the service; they reveal nothing
 
 
 def find_route(routes: Sequence[Route], scope: Scope) -> tuple[Match, Route | None]:
-    """Return whether a request means a route, in full or with a method that the route does not know, and which."""
+    """Return the route of a request, and whether it matches in full or all but the method."""
     found = [(route.matches(scope)[0], route) for route in routes]
     match, route = max(found, key=lambda pair: pair[0].value)
     return match, route if match is not Match.NONE else None
 
 
 class Guard:
-    """ASGI middleware that lets through what is within the limits. Without the key nothing but probes is answered.
+    """ASGI middleware that refuses requests beyond the limits. Without the key only probes are answered.
 
-    The other limits are those of /v1/: what else there is reads no body, or has limits of its own as the page has.
+    The other limits apply below /v1/: elsewhere no body is read, or, as on the page, other limits apply.
 
     Args:
-        app: what is behind it.
-        routes: of the API. What another app at / answers is not asked where one of them or nothing is meant.
-        is_ready: whether there is a model.
-        key: that a caller has to know; empty for none.
-        max_bytes: of the body of a request.
-        max_in_flight: requests at a time.
+        app: to protect.
+        routes: of the API. An app mounted at / never sees a request below /v1/ or with a wrong method.
+        is_ready: whether a model is loaded.
+        key: required from callers; empty for none.
+        max_bytes: largest request body.
+        max_in_flight: most concurrent requests.
         timeout_seconds: from the headers of a request, over its body, to the end of its answer.
     """
 
@@ -58,64 +58,70 @@ class Guard:
             return await problem(scope, receive, send)
         if not scope["path"].startswith(API):
             return await self.app(scope, receive, send)
-        started = False
+        self.in_flight += 1
+        try:
+            await self._pass_on(scope, receive, send)
+        finally:
+            self.in_flight -= 1
 
-        async def note(message: Message) -> None:
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on and answer 503 when its time is up."""
+        started, deadline = False, asyncio.timeout(self.timeout_seconds)
+
+        async def note_start(message: Message) -> None:
             nonlocal started
             started = True
             await send(message)
 
-        self.in_flight += 1
-        deadline = asyncio.timeout(self.timeout_seconds)
         try:
             async with deadline:
-                await self.app(scope, self._count(receive), note)
+                await self.app(scope, self._count(receive), note_start)
         except TimeoutError:
             if started or not deadline.expired():
                 raise
             detail = f"No answer within {self.timeout_seconds:g} seconds."
             await refuse(503, detail, {"Retry-After": "5"})(scope, receive, send)
-        finally:
-            self.in_flight -= 1
 
     def _find_problem(self, scope: Scope) -> JSONResponse | None:
         headers, path = Headers(scope=scope), scope["path"]
-        length = headers.get("content-length", "")
         match, route = find_route(self.routes, scope)
-        if self.key and path not in PROBES and not self._knows_key(headers):
-            # A browser asks for user and password, any and the key, where it shows the page.
+        if self.key and path not in PROBES and not self._has_key(headers):
+            # A browser then asks for user name and password: any name, and the key.
             scheme = "Bearer" if path.startswith(API) else "Basic"
             return refuse(401, "The API key is missing or wrong.", {"WWW-Authenticate": f'{scheme} realm="pneumonia"'})
         if match is Match.PARTIAL and route:
             allowed = ", ".join(sorted(route.methods or ()))
-            return refuse(405, f"Allowed here: {allowed}.", {"Allow": allowed})
-        if path.startswith(API):
-            if match is Match.NONE:
-                return refuse(404, "There is nothing here; /openapi.json tells where there is something.")
-            if not self.is_ready():
-                return refuse(503, "The model is not loaded yet.", {"Retry-After": "5"})
-            if self.in_flight >= self.max_in_flight:
-                detail = f"{self.max_in_flight} requests are being answered."
-                return refuse(429, detail, {"Retry-After": "1"})
-            if length.isdecimal() and int(length[:20]) > self.max_bytes:
-                return refuse(413, self._describe_size())
+            return refuse(405, f"Allowed methods: {allowed}.", {"Allow": allowed})
+        if not path.startswith(API):
+            return None
+        if match is Match.NONE:
+            return refuse(404, "No such path; /openapi.json lists all operations.")
+        return self._find_overload(headers.get("content-length", ""))
+
+    def _find_overload(self, length: str) -> JSONResponse | None:
+        if not self.is_ready():
+            return refuse(503, "The model is not loaded yet.", {"Retry-After": "5"})
+        if self.in_flight >= self.max_in_flight:
+            return refuse(429, f"{self.max_in_flight} requests are in progress.", {"Retry-After": "1"})
+        if length.isdecimal() and int(length[:20]) > self.max_bytes:
+            return refuse(413, self._describe_limit())
         return None
 
-    def _describe_size(self) -> str:
-        return f"A request may have {self.max_bytes / 2**20:g} MiB."
+    def _describe_limit(self) -> str:
+        return f"The request body exceeds {self.max_bytes / 2**20:g} MiB."
 
-    def _knows_key(self, headers: Headers) -> bool:
+    def _has_key(self, headers: Headers) -> bool:
         scheme, _, given = headers.get("authorization", "").partition(" ")
-        known = [headers.get("x-api-key", "").encode("latin-1")]
+        keys = [headers.get("x-api-key", "").encode("latin-1")]
         if scheme.lower() == "bearer":
-            known.append(given.strip().encode("latin-1"))
+            keys.append(given.strip().encode("latin-1"))
         elif scheme.lower() == "basic":
             with suppress(ValueError):
-                known.append(base64.b64decode(given.encode("latin-1")).partition(b":")[2])
-        return any([hmac.compare_digest(key, self.key) for key in known])
+                keys.append(base64.b64decode(given.encode("latin-1")).partition(b":")[2])
+        return any([hmac.compare_digest(key, self.key) for key in keys])
 
     def _count(self, receive: Receive) -> Receive:
-        """Return a `receive` that ends in status 413 as soon as the body is larger, whatever it was said to be."""
+        """Return a `receive` that raises 413 once the body exceeds the limit, whatever Content-Length says."""
         size = 0
 
         async def count() -> Message:
@@ -123,7 +129,7 @@ class Guard:
             message = await receive()
             size += len(message.get("body", b""))
             if size > self.max_bytes:
-                raise HTTPException(413, self._describe_size())
+                raise HTTPException(413, self._describe_limit())
             return message
 
         return count

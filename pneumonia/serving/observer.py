@@ -1,77 +1,43 @@
-"""Keep account of requests: a line in the log, metrics for Prometheus. Nothing that a client sent is in them."""
+"""Log and count every request. The log holds nothing that a client sent."""
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, InfoMetricFamily, Metric
-from prometheus_client.registry import Collector
 from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pneumonia.inference.predictor import Answer
-from pneumonia.serving.batcher import Reply, Service
 from pneumonia.serving.guard import API, find_route
-from pneumonia.serving.schemas import refuse
+from pneumonia.serving.metrics import Metrics
+from pneumonia.serving.problems import refuse
 
 LOG = logging.getLogger("pneumonia")
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-GONE = 499  # nginx's status where the client closed the connection; nobody receives it
-
-
-class Metrics(Collector):
-    """What Prometheus may ask of one app.
-
-    Attributes:
-        requests: answered, by route and status.
-        seconds: from the first header of a request to the end of its answer, by route.
-        images: by outcome: answered, novel or refused.
-    """
-
-    def __init__(self, service: Service) -> None:
-        self.service, self.registry = service, CollectorRegistry()
-        self.requests = Counter("pneumonia_requests", "Requests.", ["route", "status"], registry=self.registry)
-        self.seconds = Histogram("pneumonia_request_seconds", "Duration.", ["route"], registry=self.registry)
-        self.images = Counter("pneumonia_images", "Images.", ["outcome"], registry=self.registry)
-        self.registry.register(self)
-        ProcessCollector(registry=self.registry)
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield what the service knows by itself."""
-        if predictor := self.service.predictor:
-            yield InfoMetricFamily("pneumonia_model", "That answers.", {"version": Path(predictor.name).name})
-        yield CounterMetricFamily("pneumonia_reloads", "Changes of the model.", self.service.reloads)
-        yield CounterMetricFamily("pneumonia_batches", "Passes of images through a model.", self.service.batches)
-
-    def count_images(self, reply: Reply) -> None:
-        """Count the images of a request."""
-        for said in reply.answers:
-            outcome = ("novel" if said.novel else "answered") if isinstance(said, Answer) else "refused"
-            self.images.labels(outcome).inc()
-
-    def write(self) -> bytes:
-        """Return all of it as Prometheus reads it."""
-        return generate_latest(self.registry)
+GONE = 499  # nginx's status for a client that closed the connection; nobody receives it
 
 
 class Observer:
-    """ASGI middleware that keeps account, and answers where something unexpected happened. To be the outermost."""
+    """Outermost ASGI middleware: log and count requests, and answer 500 after an unexpected error.
+
+    Args:
+        app: to wrap.
+        routes: by which requests are told apart; all others count as one.
+        metrics: to update.
+    """
 
     def __init__(self, app: ASGIApp, *, routes: Sequence[Route], metrics: Metrics) -> None:
-        """Tell requests apart by `routes`; all others are one."""
         self.app, self.routes, self.metrics = app, routes, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on and say how it went."""
+        """Pass a request on and record its outcome."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        status, start, state = 0, time.perf_counter(), scope.setdefault("state", {})
+        status, start = 0, time.perf_counter()
+        scope.setdefault("state", {})
 
-        async def note(message: Message) -> None:
+        async def add_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status, headers = message["status"], MutableHeaders(scope=message)
@@ -81,20 +47,21 @@ class Observer:
             await send(message)
 
         try:
-            await self.app(scope, receive, note)
+            await self.app(scope, receive, add_headers)
         except ClientDisconnect:
             pass
         except Exception:
-            LOG.exception("an unexpected error")
+            LOG.exception("unexpected error")
             if not status:
-                await refuse(500, "An unexpected error; the log of the service says more.")(scope, receive, note)
+                await refuse(500, "Unexpected error; see the log of the service.")(scope, receive, add_headers)
         finally:
-            seconds, status = time.perf_counter() - start, status or GONE
-            route = getattr(find_route(self.routes, scope)[1], "path", "other")
-            method = scope["method"] if scope["method"] in METHODS else "other"
-            self.metrics.requests.labels(route, status).inc()
-            self.metrics.seconds.labels(route).observe(seconds)
-            images = state.get("images", 0)
-            quiet = route == "other" and status < 400  # the page's own files
-            level = logging.DEBUG if quiet else logging.INFO
-            LOG.log(level, "%s %s %d in %.0f ms, %d image(s)", method, route, status, 1000 * seconds, images)
+            self._record(scope, status or GONE, time.perf_counter() - start)
+
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+        route = getattr(find_route(self.routes, scope)[1], "path", "other")
+        method = scope["method"] if scope["method"] in METHODS else "other"
+        self.metrics.requests.labels(route, status).inc()
+        self.metrics.seconds.labels(route).observe(seconds)
+        images = scope["state"].get("images", 0)
+        level = logging.DEBUG if route == "other" and status < 400 else logging.INFO  # the page's own files are noise
+        LOG.log(level, "%s %s %d in %.0f ms, %d image(s)", method, route, status, 1000 * seconds, images)

@@ -1,28 +1,33 @@
-"""Settings of the service, read from the environment."""
+"""Settings of the service, read from environment variables and flags."""
 
-import os
 from typing import Annotated, Self
 
 from pydantic import Field, Secret, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pneumonia.core.errors import InputError
-from pneumonia.core.params import Section
+
+PREFIX = "PNEUMONIA_"
 
 
-class Settings(Section):
-    """How to serve, each from the environment variable PNEUMONIA_ and its name in capitals.
+class Settings(BaseSettings):
+    """How to serve: each field comes from the variable PNEUMONIA_<NAME>, and an empty variable counts as unset.
 
     Attributes:
-        model: champion, challenger, the number of a version, or path of a .keras file.
-        host: address to listen at; 0.0.0.0 for all.
-        port: to listen at.
-        reload_seconds: between two looks whether `model` stands for another version.
-        max_upload_mb: of the body of a request, in units of 2**20 bytes.
-        max_files: of a request.
-        max_in_flight: requests at a time; what they uploaded is held in memory.
+        model: champion, challenger, the number of a version, or the path of a .keras file.
+        host: address to listen on; 0.0.0.0 for all.
+        port: TCP port to listen on.
+        reload_seconds: between two checks for a new champion.
+        max_upload_mb: largest request body, in MiB.
+        max_files: most files per request.
+        max_in_flight: most concurrent requests; their uploads are held in memory.
         timeout_seconds: from the headers of a request, over its upload, to the end of its answer.
-        api_key: that callers have to know, printable ASCII; empty for none.
+        api_key: required from callers, printable ASCII; empty for none.
     """
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", frozen=True, allow_inf_nan=False
+    )
 
     model: Annotated[str, Field(min_length=1)] = "champion"
     host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
@@ -35,19 +40,18 @@ class Settings(Section):
     api_key: Secret[Annotated[str, Field(pattern=r"^[!-~]*$", max_length=256)]] = Secret("")
 
     @classmethod
-    def read(cls, **given: str | None) -> Self:
-        """Read the environment; what is `given` and not None goes before, what is empty is not set.
+    def read(cls, **flags: str | None) -> Self:
+        """Read the environment; a flag that is neither None nor empty overrides its variable.
 
         Raises:
-            InputError: one of them cannot be used.
+            InputError: a value is invalid; the message names its flag or variable, and never repeats the key.
         """
-        found = {name: os.environ.get(f"PNEUMONIA_{name.upper()}") for name in cls.model_fields}
-        found = {name: value for name, value in (found | {k: v for k, v in given.items() if v}).items() if value}
+        given = {name: value for name, value in flags.items() if value}
         try:
-            return cls.model_validate(found)
+            return cls.model_validate(given)
         except ValidationError as error:
             first = error.errors()[0]
             name = str(first["loc"][0])
-            what = f"--{name}" if given.get(name) else f"PNEUMONIA_{name.upper()}"
-            value = "cannot be used" if name == "api_key" else f"is {found[name]!r}"
-            raise InputError(f"{what} {value}.", expected=first["msg"], remedy="correct it, or leave it out") from None
+            source = f"--{name}" if name in given else f"{PREFIX}{name.upper()}"
+            value = "is invalid" if name == "api_key" else f"is {first['input']!r}"
+            raise InputError(f"{source} {value}.", expected=first["msg"], remedy="correct it, or omit it") from None

@@ -1,5 +1,7 @@
-"""Read the files of a form into memory."""
+"""Read the files of a multipart form into memory."""
 
+import math
+import sys
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
@@ -10,14 +12,26 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 
-class _Form(MultiPartParser):
-    """Keep all files in memory, where they are gone for sure, and refuse a form that does not come to its end."""
+class _FormError(MultiPartException):
+    """A form that is refused for a reason of ours, in words for the sender."""
 
-    spool_max_size = 0  # of SpooledTemporaryFile: never on disk
-    ended = False
+
+class _Form(MultiPartParser):
+    """Keep every file in memory, where it cannot outlive the request; refuse excess parts and truncated forms."""
+
+    spool_max_size = 0  # of SpooledTemporaryFile: never roll over to disk
 
     def __init__(self, request: Request, max_files: int) -> None:
-        super().__init__(request.headers, self._read(request.stream()), max_files=max_files, max_fields=0)
+        # Parts are counted here; `Guard` bounds the bytes of the whole body.
+        unlimited = {"max_files": math.inf, "max_fields": math.inf, "max_part_size": sys.maxsize}
+        super().__init__(request.headers, self._read(request.stream()), **unlimited)
+        self.most, self.parts, self.ended = max_files, 0, False
+
+    def on_part_begin(self) -> None:
+        super().on_part_begin()
+        self.parts += 1
+        if self.parts > self.most:
+            raise _FormError(f"More than {self.most} files.")
 
     def on_end(self) -> None:
         self.ended = True
@@ -26,15 +40,16 @@ class _Form(MultiPartParser):
         async with aclosing(stream):
             async for chunk in stream:
                 yield chunk
-        if not self.ended:  # else the last file, which was cut off, would be missing and nobody the wiser
-            raise MultiPartException("Truncated")
+        if not self.ended:  # the parser would silently drop the last file, which was cut off
+            raise _FormError("Truncated multipart/form-data: the closing boundary is missing.")
 
 
 async def read_files(request: Request, max_files: int) -> list[bytes]:
-    """Return what the files of a form hold, in the order given.
+    """Return the contents of the uploaded files, in the order given.
 
     Raises:
-        HTTPException: it is no form (415), or has other parts than 1 to `max_files` files named `files` (422).
+        HTTPException: 415 unless the request is multipart/form-data; 422 unless the form is well-formed and consists
+            of 1 to `max_files` files in the field `files`.
     """
     kind, _ = parse_options_header(request.headers.get("content-type"))
     if kind != b"multipart/form-data":
@@ -43,15 +58,15 @@ async def read_files(request: Request, max_files: int) -> list[bytes]:
     try:
         async with aclosing(parser.stream):
             form = await parser.parse()
-    except MultiPartException as error:
-        known = {"Too many files": f"More than {max_files} files.", "Too many fields": "A part that is no file.",
-                 "Truncated": "Truncated multipart/form-data: there is no closing boundary."}  # fmt: skip
-        detail = next((text for start, text in known.items() if error.message.startswith(start)), "")
-        raise HTTPException(422, detail or "Malformed multipart/form-data.") from None
-    files = [value for name, value in form.multi_items() if name == "files" and isinstance(value, UploadFile)]
+    except _FormError as error:
+        raise HTTPException(422, error.message) from None
+    except MultiPartException:
+        raise HTTPException(422, "Malformed multipart/form-data.") from None
     try:
-        if not files or len(files) < len(form.multi_items()):
-            raise HTTPException(422, "Expected images in the field `files`, and no other field.")
+        items = form.multi_items()
+        files = [value for name, value in items if name == "files" and isinstance(value, UploadFile)]
+        if not files or len(files) < len(items):
+            raise HTTPException(422, "Expected images in the field `files`, and nothing else.")
         return [await file.read() for file in files]
     finally:
         await form.close()

@@ -1,0 +1,138 @@
+"""Requests beyond a limit, or without the key, are refused before they cost anything."""
+
+import base64
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import requests
+from fastapi.testclient import TestClient
+from services import HEAD, KEY, Build, Serve, attach, call_app, check_problem, connected, listening, post, wait_until
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from uploads import MULTIPART, PART, PNG
+
+
+def test_a_body_that_declares_itself_too_large_is_refused_unread(build: Build):
+    status, problem, taken = call_app(build(max_upload_mb=1), dict, content_length=str(2**20 + 1))
+    assert (status, taken) == (413, 0) and problem["detail"] == "The request body exceeds 1 MiB."
+
+
+def test_a_body_of_undeclared_length_is_read_no_further_than_the_limit(build: Build):
+    start = b'--b\r\nContent-Disposition: form-data; name="files"; filename="x"\r\n\r\n'
+    parts = iter([start, *[bytes(2**16)] * 40])
+    status, problem, taken = call_app(
+        build(max_upload_mb=1),
+        lambda: {"type": "http.request", "body": next(parts), "more_body": True},
+        content_type="multipart/form-data; boundary=b",
+    )
+    assert (status, taken) == (413, 17) and problem["status"] == 413
+
+
+def test_a_real_server_refuses_a_body_that_is_too_large_however_it_is_sent(build: Build):
+    with listening(build(max_upload_mb=1)) as url:
+        large = attach(bytes(3 * 2**20))
+        check_problem(requests.post(f"{url}/v1/predict", files=large, timeout=90), 413, "1 MiB")
+        chunks = (bytes(2**16) for _ in range(48))
+        response = requests.post(f"{url}/v1/predict", data=chunks, headers=MULTIPART, timeout=90)
+        assert response.status_code in (413, 422)  # zeros are no form; whichever is noticed first
+        assert requests.post(f"{url}/v1/predict", files=attach(PNG), timeout=90).status_code == 200
+
+
+def test_a_body_just_within_the_limit_is_answered(serve: Serve):
+    with serve(max_upload_mb=1) as client:
+        padded = PNG + bytes(2**20 - len(PNG) - 300)  # decoders ignore what follows the image
+        assert len(post(client, padded)["images"]) == 1
+
+
+def test_one_request_too_many_is_told_to_retry_while_probes_still_answer(
+    build: Build, busy: threading.Event, count_queued: Callable[[Any], list[Any]]
+):
+    app = build(max_in_flight=2)
+    queued = count_queued(app)
+    with listening(app) as url, ThreadPoolExecutor(2) as callers:
+        posts = [callers.submit(requests.post, f"{url}/v1/predict", files=attach(PNG), timeout=90) for _ in range(2)]
+        wait_until(lambda: len(queued) == 2)
+        refused = requests.post(f"{url}/v1/predict", files=attach(PNG), timeout=20)
+        check_problem(refused, 429, "2 requests")
+        assert int(refused.headers["Retry-After"]) > 0
+        for path in ("healthz", "readyz", "metrics"):
+            assert requests.get(f"{url}/{path}", timeout=20).status_code == 200
+        busy.set()
+        assert [waiting.result().status_code for waiting in posts] == [200, 200]
+        assert requests.post(f"{url}/v1/predict", files=attach(PNG), timeout=90).status_code == 200
+
+
+def test_an_answer_that_takes_too_long_is_abandoned_and_the_next_one_comes(serve: Serve, busy: threading.Event):
+    with serve(timeout_seconds=0.3, max_in_flight=1) as client:
+        late = client.post("/v1/predict", files=attach(PNG))
+        check_problem(late, 503, "within 0.3 seconds")
+        assert int(late.headers["Retry-After"]) > 0
+        busy.set()
+        wait_until(lambda: client.post("/v1/predict", files=attach(PNG)).status_code == 200)
+
+
+def test_an_upload_that_never_ends_is_abandoned(build: Build):
+    with listening(build(timeout_seconds=0.3)) as url, connected(url) as connection:
+        connection.sendall(HEAD + PART)
+        assert connection.recv(100).startswith(b"HTTP/1.1 503 ")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/v1/predict", 405), ("POST", "/healthz", 405), ("DELETE", "/metrics", 405), ("GET", "/v1/", 404),
+     ("GET", "/v1/predict/", 404), ("GET", "/v1/%2e%2e/etc/passwd", 404)],
+)  # fmt: skip
+def test_an_unknown_path_or_method_is_a_problem_even_beside_a_page(build: Build, method: str, path: str, status: int):
+    app = build()
+    app.mount("/", Starlette(routes=[Route("/{rest:path}", lambda request: PlainTextResponse("page"))]))
+    client = TestClient(app)
+    assert client.get("/").text == client.get("/else").text == "page"
+    response = client.request(method, path)
+    assert check_problem(response, status) and ("Allow" in response.headers) == (status == 405)
+
+
+def test_without_a_page_an_unknown_path_is_a_problem(client: TestClient):
+    check_problem(client.get("/etc/passwd"), 404)
+
+
+@pytest.fixture(scope="module")
+def guarded(serve: Serve) -> Iterator[TestClient]:
+    with serve(api_key=KEY) as client:
+        yield client
+
+
+def basic(text: str) -> str:
+    return f"Basic {base64.b64encode(text.encode()).decode()}"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"X-API-Key": KEY}, {"Authorization": f"Bearer {KEY}"}, {"Authorization": f"bearer {KEY}"},
+     {"Authorization": basic(f"anyone:{KEY}")}],
+)  # fmt: skip
+def test_a_caller_with_the_key_is_answered(guarded: TestClient, headers: dict[str, str]):
+    assert guarded.post("/v1/predict", files=attach(PNG), headers=headers).status_code == 200
+    assert guarded.get("/docs", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{}, {"X-API-Key": ""}, {"X-API-Key": KEY[:-1]}, {"X-API-Key": KEY + "x"}, {"X-API-Key": "schlüssel".encode()},
+     {"Authorization": KEY}, {"Authorization": f"Digest {KEY}"}, {"Authorization": "Basic !"},
+     {"Authorization": "Basic"}, {"Authorization": basic(KEY)}, {"Authorization": basic(f"{KEY}:")}],
+)  # fmt: skip
+def test_a_caller_without_the_key_reaches_nothing_but_the_probes(guarded: TestClient, headers: dict[str, Any]):
+    for path, scheme in {"/v1/model": "Bearer", "/v1/none": "Bearer", "/metrics": "Basic", "/": "Basic"}.items():
+        response = guarded.get(path, headers=headers)
+        check_problem(response, 401, "API key")
+        assert response.headers["WWW-Authenticate"].startswith(f"{scheme} ")
+    assert [guarded.get(path, headers=headers).status_code for path in ("/healthz", "/readyz")] == [200, 200]
+
+
+def test_an_upload_without_the_key_is_not_even_read(build: Build):
+    status, _, taken = call_app(build(api_key=KEY), dict, content_length="100")
+    assert (status, taken) == (401, 0)
