@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any
 
 import pandas as pd
 import yaml
+from dvc.repo import Repo
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from projects import clean_environment, run, set_params
+from projects import ROOT, clean_environment, run, set_params
 from waiting import wait_for
 
 STAGES = ["fetch", "validate", "merge", "split", "augment", "train", "finetune", "evaluate", "report", "register"]
@@ -21,6 +23,11 @@ STAGES = ["fetch", "validate", "merge", "split", "augment", "train", "finetune",
 def repro(project: Path, *arguments: str) -> list[str]:
     """Run `dvc repro` and return the stages that were executed."""
     return re.findall(r"Running stage '(\w+)'", run("dvc", "repro", *arguments, cwd=project).stdout)
+
+
+def edit(module: Path) -> None:
+    with module.open("a") as file:
+        file.write("\n# a comment\n")
 
 
 def client(project: Path) -> MlflowClient:
@@ -44,14 +51,30 @@ def test_every_output_named_in_dvc_yaml_exists_after_repro(once: Path) -> None:
     assert [out for out in outputs if not (once / out).exists()] == []
 
 
-def test_a_second_repro_runs_nothing_but_register_and_says_so(finished: Path) -> None:
+def test_a_second_repro_runs_nothing_but_register_whatever_changed_in_the_docs(finished: Path) -> None:
+    with (finished / "README.md").open("a") as readme:
+        readme.write("\n<!-- a comment -->\n")
     said = run("dvc", "repro", cwd=finished).stdout
     assert re.findall(r"Running stage '(\w+)'", said) == ["register"]
     assert "everything is up to date" in said
 
 
+def test_make_repro_shows_a_line_per_stage_and_the_result(finished: Path) -> None:
+    (finished / ".venv").symlink_to(ROOT / ".venv")
+    set_params(finished, {"evaluate": {"threshold": 0.4}})
+    said = run("make", "repro", cwd=finished)
+    lines = said.stdout.splitlines()
+    assert [line.partition(":")[0] for line in lines if line.startswith(tuple(f"{stage}:" for stage in STAGES))] == [
+        "evaluate", "report", "register",
+    ]  # fmt: skip
+    assert len([line for line in lines if "skipping" in line]) == 7
+    assert not re.search("oneDNN|absl|Running stage|> python", said.stdout + said.stderr)
+    assert "champion: version" in said.stdout
+
+
 def test_two_forced_runs_leave_the_same_lock(finished: Path) -> None:
     before = (finished / "dvc.lock").read_bytes()
+    shutil.rmtree(finished / ".cache")  # the frozen backbone computes every image again
     assert repro(finished, "--force") == STAGES
     assert (finished / "dvc.lock").read_bytes() == before
 
@@ -61,16 +84,34 @@ def test_another_finetune_learning_rate_reruns_finetune_and_what_follows(finishe
     assert repro(finished) == ["finetune", "evaluate", "report", "register"]
 
 
-def test_a_changed_readme_reruns_nothing(finished: Path) -> None:
-    with (finished / "README.md").open("a") as readme:
-        readme.write("\n<!-- a comment -->\n")
-    assert repro(finished) == ["register"]
+def test_code_that_changes_no_output_reruns_its_stage_and_none_that_follows(finished: Path) -> None:
+    edit(finished / "pneumonia" / "evaluation" / "metrics.py")
+    assert repro(finished) == ["evaluate", "register"]
 
 
-def test_changed_code_reruns_the_stages_that_import_it(finished: Path) -> None:
-    with (finished / "pneumonia" / "metrics.py").open("a") as module:
-        module.write("\n# a comment\n")
-    assert repro(finished) == ["evaluate", "register"]  # it says the same, and register would run in any case
+def test_an_edit_reruns_the_stages_that_run_its_folder(finished: Path) -> None:
+    found = {}
+    for folder in sorted(path.name for path in (finished / "pneumonia").iterdir() if path.is_dir()):
+        module = finished / "pneumonia" / folder / "__init__.py"
+        before = module.read_text()
+        edit(module)
+        with Repo(str(finished)) as repo:
+            found[folder] = {name.rpartition(":")[2] for name in repo.status()} - {"register"}
+        module.write_text(before)
+    training, everything = {"train", "finetune"}, set(STAGES) - {"register"}
+    assert found == {
+        "core": everything,
+        "sources": {"fetch"},
+        "images": {"validate", "augment"},
+        "records": {"validate", "merge", "split"},
+        "augment": {"augment"},
+        "models": training | {"evaluate"},
+        "training": training,
+        "inference": {"evaluate", "report"},
+        "evaluation": {"evaluate"},
+        "reporting": {"report"},
+        **{folder: set() for folder in ("tracking", "registry", "serving", "experiments", "cli")},
+    }
 
 
 def test_each_phase_is_a_run_with_a_metric_per_epoch(once: Path) -> None:
@@ -132,16 +173,16 @@ def test_dvc_shows_params_metrics_and_plots(finished: Path) -> None:
 
 
 def test_an_experiment_takes_its_parameter_and_names_its_runs(finished: Path) -> None:
-    done = run("dvc", "exp", "run", "-n", "faster", "-S", "train.learning_rate=0.05", cwd=finished)
-    assert re.findall(r"Running stage '(\w+)'", done.stdout) == ["train", "finetune", "evaluate", "report", "register"]
-    train, _ = runs(finished, "tags.dvc_exp_name = 'faster'")
+    done = run("dvc", "exp", "run", "-n", "faster", "-S", "train.learning_rate=0.05", "train", cwd=finished)
+    assert re.findall(r"Running stage '(\w+)'", done.stdout) == ["train"]
+    (train,) = runs(finished, "tags.dvc_exp_name = 'faster'")
     assert train.data.params["train.learning_rate"] == "0.05"
 
 
 def test_a_queued_experiment_reports_to_the_project_it_was_queued_in(finished: Path) -> None:
     run("git", "add", "-A", cwd=finished)
     run("git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "run", cwd=finished)
-    run("dvc", "exp", "run", "--queue", "-n", "queued", "-S", "finetune.learning_rate=0.03", cwd=finished)
+    run("dvc", "exp", "run", "--queue", "-n", "queued", "-S", "finetune.learning_rate=0.03", "finetune", cwd=finished)
     run("dvc", "exp", "run", "--run-all", cwd=finished)
     (finetune,) = runs(finished, "tags.dvc_exp_name = 'queued' and tags.phase = 'finetune'")
     assert finetune.data.params["finetune.learning_rate"] == "0.03"
@@ -161,7 +202,7 @@ def test_a_killed_training_goes_on_after_its_last_finished_epoch(finished: Path)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.communicate()
     resumed = run("dvc", "repro", "train", cwd=finished)
-    assert "Going on after epoch" in resumed.stdout
+    assert "Resuming after epoch" in resumed.stdout
     assert len(pd.read_csv(finished / "reports" / "train_history.csv")) == 60
     assert len(runs(finished, "tags.phase = 'train'")) == 2  # the killed one was gone on with
 
