@@ -1,4 +1,4 @@
-"""Train the upper layers of the backbone too, at a low learning rate."""
+"""Fine-tune: train the upper layers of the backbone too, at a low learning rate."""
 
 import shutil
 from pathlib import Path
@@ -18,12 +18,12 @@ def finetune(
     dataset: Path, initial: Path, out: Path, history: Path, metrics: Path, range_test: Path, params: FinetuneParams,
     recorded: Params,
 ) -> str:  # fmt: skip
-    """Write the model of the best epoch, its metrics and the history of all, while MLflow follows each epoch."""
+    """Write the best epoch's model and metrics, and the history of all epochs; an MLflow run follows the training."""
     make_deterministic(params.seed)
     images, classifier = read_dataset(dataset), load_model(initial)
     layer = find_layer(get_backbone(classifier), params.from_layer)
     cache = ActivationCache(recorded.compute, recorded.cache)
-    state = find_state("finetune", dataset, classifier, params, recorded.compute.precision)
+    state = find_state(Path(__file__), dataset, classifier, params, recorded.compute.precision)
     with phase_run("finetune", recorded, images, dataset, state) as run:
         run.link_initial_run(initial)
         trained = run_phase(classifier, layer, images, params, cache, state, run, recorded.data.notice)

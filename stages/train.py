@@ -17,11 +17,11 @@ def train(
     dataset: Path, out: Path, history: Path, metrics: Path, range_test: Path, params: TrainParams, model: ModelParams,
     recorded: Params,
 ) -> str:  # fmt: skip
-    """Write the model of the best epoch, its metrics and the history of all, while MLflow follows each epoch."""
+    """Write the best epoch's model and metrics, and the history of all epochs; an MLflow run follows the training."""
     make_deterministic(params.seed)
     images, classifier = read_dataset(dataset), build_model(model)
     cache = ActivationCache(recorded.compute, recorded.cache)
-    state = find_state("train", dataset, classifier, params, recorded.compute.precision)
+    state = find_state(Path(__file__), dataset, classifier, params, recorded.compute.precision)
     with phase_run("train", recorded, images, dataset, state) as run:
         trained = run_phase(classifier, None, images, params, cache, state, run, recorded.data.notice)
         trained.write(classifier, out, history, metrics, range_test)

@@ -1,4 +1,4 @@
-"""Images in batches, and all that is random in an epoch."""
+"""Batches for `fit`, and everything that is random in an epoch."""
 
 from typing import Any
 
@@ -10,10 +10,15 @@ from pneumonia.models.activations import Rows
 
 
 class Batches(keras.utils.PyDataset):
-    """Rows of two arrays in batches; `rows` says which of `x` and in which order, drawn every epoch to train on."""
+    """Inputs and labels in batches.
+
+    Attributes:
+        rows: row numbers of `x`, one per label, in the order of reading; `draw_epoch` draws new ones.
+        views: variants of each image in `x`.
+    """
 
     def __init__(self, x: npt.NDArray[Any] | Rows, y: npt.NDArray[Any], batch_size: int) -> None:
-        """Keep the arrays: `x` (n * views, ...) may lie on disk; `y` holds labels (n,)."""
+        """Keep inputs `x` (n * views, ...), perhaps on disk, and labels `y` (n,); start with the unaltered images."""
         super().__init__()
         self.x, self.y, self.batch_size = x, y.astype(np.float32)[:, None], batch_size
         self.views = len(x) // len(y)
@@ -24,24 +29,24 @@ class Batches(keras.utils.PyDataset):
         return -(-len(self.y) // self.batch_size)
 
     def __getitem__(self, index: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """Return images (b, ...) and labels (b, 1)."""
+        """Return a batch: inputs (b, ...) and labels (b, 1); images gain a channel axis."""
         rows = self.rows[index * self.batch_size : (index + 1) * self.batch_size]
         x = self.x[rows]
         return (x[..., None] if x.ndim == 3 else x), self.y[rows // self.views]
 
 
 def draw_epoch(model: keras.Model, images: int, views: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    """Draw all that is random in an epoch; a resumed run draws what an unbroken one does.
+    """Draw all that is random in an epoch from the seed and the epoch's number, so that a resumed run repeats it.
 
     Args:
-        model: the state of its seed generators is drawn.
+        model: the state of its seed generators, such as dropout's, is set.
         images: number of training images.
-        views: variants of each, of which one is drawn.
+        views: variants of each image; one of them is drawn.
         seed: of the phase.
         epoch: number from 0.
 
     Returns:
-        Rows of the images' variants (images,) in the order in which they are trained on.
+        Row numbers of the drawn variants, (images,), in the order of training.
     """
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(images)

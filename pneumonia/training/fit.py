@@ -1,4 +1,4 @@
-"""Fit a model epoch by epoch so that a killed run goes on where it stopped and ends in the same weights."""
+"""Fit a model epoch by epoch; an interrupted run resumes after its last whole epoch and ends in the same weights."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -22,29 +22,29 @@ LOSS = keras.losses.BinaryCrossentropy(from_logits=True)
 
 
 class F1Score(keras.metrics.F1Score):
-    """F1 of the positive class from logits."""
+    """F1 score from logits; 0 to 1."""
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Count a batch; `y_pred` holds logits (n, 1)."""
+        """Add a batch; labels `y_true` and logits `y_pred` are (n, 1)."""
         super().update_state(y_true, keras.ops.sigmoid(y_pred), sample_weight)
 
 
 def find_best(values: Sequence[float], monitor: Monitor) -> int:
-    """Return the number, from 0, of the best of one value per epoch; an epoch that diverged is never the best."""
+    """Return the best epoch, counted from 0, given one value of `monitor` per epoch; NaN is never the best."""
     gains = -np.array(values) if monitor == "val_loss" else np.array(values)
     return int(np.argmax(np.nan_to_num(gains, nan=-np.inf)))
 
 
 def describe_best(history: pd.DataFrame, monitor: Monitor) -> Logs:
-    """Return the row of the epoch that was kept."""
+    """Return the best epoch's row of a history as a dict."""
     row = history.iloc[find_best(history[monitor].to_list(), monitor)]
     return {"epoch": int(row["epoch"])} | {str(name): float(row[name]) for name in history.columns if name != "epoch"}
 
 
 class _Checkpoint(keras.callbacks.Callback):
-    """Keep on disk all that an epoch leaves behind, and decide from it which epoch is best and when to stop.
+    """Save the state after each epoch, and decide from it which epoch is best and when to stop.
 
-    history.json is the commit point: weights it does not name do not count.
+    history.json is the commit point: weights of epochs that it does not list do not count.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class _Checkpoint(keras.callbacks.Callback):
 
 
 def compile_classifier(model: keras.Model, optimizer: keras.optimizers.Optimizer, steps_per_execution: int = 1) -> None:
-    """Prepare a model that ends in one logit for `fit`: binary cross-entropy; AUC, F1 and accuracy are measured."""
+    """Compile a model that returns one logit: binary cross-entropy; metrics AUC, F1 and accuracy, 0 to 1."""
     model.compile(
         optimizer,
         LOSS,
@@ -120,33 +120,33 @@ def fit(
     state: Path,
     on_epoch: OnEpoch = lambda epoch, logs, rates: None,
 ) -> pd.DataFrame:
-    """Train a model that ends in one logit and leave it with the weights of its best epoch.
+    """Train a model that returns one logit; it ends with the weights of its best epoch.
 
     Args:
-        model: compiled here, see `compile_classifier` and `build_optimizer`.
-        train: training images; reordered each epoch.
-        val: validation images.
+        model: takes what `train` yields; compiled here, see `compile_classifier` and `build_optimizer`.
+        train: training images or activations; reordered each epoch.
+        val: validation images or activations.
         params: epochs, schedule, monitor, patience, seed.
         learning_rate: of Adam, the highest of the schedule.
-        class_weight: weight of each label in the loss.
-        state: folder in which finished epochs are kept; when it already holds some, training goes on after them.
-        on_epoch: called after each epoch that is trained here with its number from 0, its metrics, and learning rate
-            and momentum at each of its steps, see `list_rates`.
+        class_weight: weight of each label, 0 and 1, in the training loss.
+        state: folder for the state after each epoch. When it holds epochs, training resumes after them.
+        on_epoch: called after each epoch trained here with its number from 0, its metrics, and the learning rate and
+            momentum of each of its steps, see `list_rates`. On resuming it is called for the last saved epoch again.
 
     Returns:
-        One row per epoch, the column `epoch` from 1; `learning_rate` is that of the epoch's last step.
+        A row per epoch: `epoch` from 1, `learning_rate` of the epoch's last step, and the metrics.
     """
     compile_classifier(
         model,
         build_optimizer(params, learning_rate, len(train)),
-        steps_per_execution=8,  # the same bits; halves an epoch of the head, more gains nothing
+        steps_per_execution=8,  # same bits as 1; halves the time of a head's epoch, and more gains nothing
     )
     checkpoint = _Checkpoint(model, state, train, params, on_epoch)
     done = len(checkpoint.history)
     if done:
         print(f"Resuming after epoch {done}.")
         checkpoint.restore(done - 1)
-        checkpoint.tell(done - 1)  # it may have been killed before this epoch was told
+        checkpoint.tell(done - 1)  # the interrupted run may not have told it
     if not checkpoint.finished:
         model.fit(
             train, epochs=params.epochs, initial_epoch=done, validation_data=val, class_weight=class_weight,
@@ -158,6 +158,6 @@ def fit(
 
 
 def make_deterministic(seed: int) -> None:
-    """Seed everything and make TensorFlow choose algorithms that give the same bytes each time."""
+    """Seed Python, NumPy and Keras, and let TensorFlow use deterministic algorithms only."""
     keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()

@@ -1,4 +1,4 @@
-"""Run a training phase: compute what is frozen once, choose the learning rate, then train epoch by epoch."""
+"""Run a training phase: compute the frozen part once, choose the learning rate, then train epoch by epoch."""
 
 import json
 from pathlib import Path
@@ -19,32 +19,32 @@ from pneumonia.training.batches import Batches
 from pneumonia.training.fit import Logs, describe_best, fit
 from pneumonia.training.range_test import choose_learning_rate, draw_range_test, find_suggestion, read_range_test
 
-CODE = ("core", "models", "training")  # folders of code that a training depends on, as in dvc.yaml
+CODE = ("core", "models", "training")  # the folders that train and finetune depend on in dvc.yaml
 
 
 class Listener(Protocol):
     """Follows a phase, as `tracking.runs.PhaseRun` does."""
 
     def log_range_test(self, table: pd.DataFrame, learning_rate: float, figure: Figure) -> None:
-        """Take the table of a range test, the learning rate that it suggests, and its figure."""
+        """Receive the table of a range test, the learning rate it suggests, and its figure."""
         ...
 
     def log_epoch(self, epoch: int, logs: Logs, rates: pd.DataFrame) -> None:
-        """Take the metrics of an epoch, numbered from 0, and learning rate and momentum at each of its steps."""
+        """Receive an epoch, numbered from 0: its metrics, and a row of `rates` for each step, see `list_rates`."""
         ...
 
     def log_best(self, best: Logs) -> None:
-        """Take the metrics of the epoch that is kept."""
+        """Receive the metrics of the best epoch, whose weights are kept."""
         ...
 
 
 class Trained(NamedTuple):
-    """What a phase leaves beside the trained classifier.
+    """The results of a phase besides the trained classifier.
 
     Attributes:
-        history: a row for each epoch.
-        best: metrics of the epoch that is kept, learning rate and number of parameters.
-        range_test: table of the range test, empty without one.
+        history: a row per epoch: epoch (from 1), learning_rate, loss, auc, f1, accuracy and the same of validation.
+        best: the best epoch's row, the learning rate of the phase, and the number of parameters, all and trainable.
+        range_test: table of the range test; no rows without one.
     """
 
     history: pd.DataFrame
@@ -52,13 +52,13 @@ class Trained(NamedTuple):
     range_test: pd.DataFrame
 
     def describe(self) -> str:
-        """Return the outcome in one line."""
+        """Return a summary in one line."""
         epochs, best = len(self.history), self.best
         kept = f"val_loss {best['val_loss']:.4f}, val_auc {best['val_auc']:.4f}"
         return f"{epochs} epochs, best is epoch {best['epoch']:.0f} with {kept}"
 
     def write(self, classifier: keras.Model, out: Path, history: Path, metrics: Path, range_test: Path) -> None:
-        """Write the classifier to `out`, and the rest to where the other names say."""
+        """Write the classifier to `out` as .keras, history and range test as CSV, the best epoch as JSON."""
         save_model(classifier, out)
         write_table(self.history, history)
         write_table(self.range_test, range_test)
@@ -72,17 +72,17 @@ def run_phase(
     """Train a classifier's head, and its backbone from `from_layer` on.
 
     Args:
-        classifier: trained in place, after `make_deterministic`.
-        from_layer: first trainable layer of the backbone; None freezes it.
-        dataset: images of all splits; the test split is not touched.
+        classifier: trained in place; call `make_deterministic` before building or loading it.
+        from_layer: index of the backbone's first trainable layer; None freezes the backbone.
+        dataset: train and val are used, test is not.
         params: section of the phase.
-        cache: keeps the activations of the frozen part.
-        state: folder of `find_state`; a phase that was killed resumes from it.
+        cache: of the frozen part's activations.
+        state: folder of `find_state`; an interrupted phase resumes from it.
         listener: follows the phase.
-        notice: stands below the figure of a range test.
+        notice: line below the figure of a range test.
 
     Raises:
-        InputError: the activations do not fit, or no learning rate is found.
+        InputError: the activations exceed cache.max_gb, or a range test finds no learning rate.
     """
     trainable, train, val = prepare(classifier, from_layer, dataset, params.batch_size, cache)
     learning_rate, table = choose_learning_rate(trainable, train, params, dataset.class_weight)
@@ -98,15 +98,15 @@ def run_phase(
 def replay_files(
     history: Path, range_test: Path, params: FitParams, notice: str, listener: Listener, dataset: Dataset
 ) -> None:
-    """Tell a listener about a phase whose outputs DVC restored; of its learning rates only the last of each epoch.
+    """Tell a listener about a phase from its output files; only the last learning rate of each epoch is known.
 
     Args:
-        history: table of the phase, a row for each epoch.
-        range_test: table of the range test, empty without one.
+        history: CSV of `Trained.history`.
+        range_test: CSV of `Trained.range_test`.
         params: section of the phase.
         notice: as for `run_phase`.
         listener: as for `run_phase`.
-        dataset: that the phase trained on.
+        dataset: the phase trained on it.
     """
     _tell_range_test(listener, read_range_test(range_test), notice)
     epochs = pd.read_csv(history)
@@ -123,21 +123,33 @@ def _tell_range_test(listener: Listener, table: pd.DataFrame, notice: str) -> No
         listener.log_range_test(table, find_suggestion(table, "valley"), draw_range_test(table, notice))
 
 
-def find_state(phase: str, dataset: Path, model: keras.Model, params: FitParams, precision: str) -> Path:
-    """Return the folder of a phase's unfinished training: it belongs to exactly this data, model, code and section."""
+def find_state(stage: Path, dataset: Path, model: keras.Model, params: FitParams, precision: str) -> Path:
+    """Return the folder of an unfinished training, keyed by all that its outputs depend on.
+
+    Args:
+        stage: file of the DVC stage; names the folder, and counts as code like the folders of CODE.
+        dataset: pickle of the augment stage.
+        model: classifier before training.
+        params: section of the phase.
+        precision: of the activations.
+    """
+    key = json.dumps([sha256_file(dataset), fingerprint(model), params.model_dump(), precision, _hash_code(stage)])
+    return project_home() / ".cache" / "training" / f"{stage.stem}-{sha256_bytes(key.encode())[:16]}"
+
+
+def _hash_code(stage: Path) -> dict[str, str]:
     package = Path(__file__).parents[1]
-    code = [sha256_file(path) for folder in CODE for path in sorted((package / folder).glob("*.py"))]
-    key = json.dumps([sha256_file(dataset), fingerprint(model), params.model_dump(), precision, code])
-    return project_home() / ".cache" / "training" / f"{phase}-{sha256_bytes(key.encode())[:16]}"
+    files = sorted(path for folder in CODE for path in (package / folder).rglob("*.py"))
+    return {str(path.relative_to(package)): sha256_file(path) for path in files} | {"stage": sha256_file(stage)}
 
 
 def prepare(
     model: keras.Model, from_layer: int | None, dataset: Dataset, batch_size: int, cache: ActivationCache
 ) -> tuple[keras.Model, Batches, Batches]:
-    """Freeze a classifier below `from_layer`, all of its backbone when None, and run what is frozen once per image.
+    """Freeze a classifier's backbone below `from_layer`, all of it when None, and compute its activations.
 
     Returns:
-        The trainable part, and its inputs for the training and the validation images.
+        The trainable part, and the batches it trains and validates on.
     """
     freeze_below(model, from_layer)
     cut = cut_model(model)

@@ -1,6 +1,7 @@
-"""Find a learning rate: raise it step by step and watch how the loss falls, then rises.
+"""Find a learning rate: raise it step by step and watch the loss fall, then rise.
 
-Smith 2017, arXiv:1506.01186, section 3.3, as fastai's `Learner.lr_find` does it: rates, smoothing, end, suggestions.
+Smith 2017, arXiv:1506.01186, section 3.3. Smoothing, end and suggestions are those of fastai's `Learner.lr_find`
+(fastai 2, fastai/callback/schedule.py).
 """
 
 from collections.abc import Callable
@@ -24,26 +25,30 @@ from pneumonia.training.schedules import list_rates
 LOWEST, HIGHEST, STEPS = 1e-7, 10.0, 100
 SMOOTHING = 0.98  # of the exponential mean of the loss
 DIVERGED = 4.0  # smoothed loss over its lowest so far
-SKIPPED = STEPS // 10  # first steps, in which the mean has seen too little
+# Steps at either end in which fastai looks for no suggestion.
+SKIPPED_FIRST, SKIPPED_LAST = STEPS // 10, 5
 DTYPES = {
     "log10_learning_rate": "float64",
     "learning_rate": "float64",
     "loss": "float64",
     "smoothed": "float64",
-    "suggestion": "str",  # steepest, valley, both or nothing
+    "suggestion": "str",
 }
 
 
 def choose_learning_rate(
     model: keras.Model, train: Batches, params: FitParams, class_weight: dict[int, float]
 ) -> tuple[float, pd.DataFrame]:
-    """Return the learning rate of a phase, and the range test that found it; its table is empty for a set number.
+    """Return the learning rate of a phase, and the table of the range test that found it.
 
     Args:
-        model: as for `fit`; left as it is, bit by bit.
+        model: as for `fit`; its weights and other state stay the same, bit by bit.
         train: as for `fit`.
         params: learning_rate, a number or "auto"; seed.
         class_weight: as for `fit`.
+
+    Returns:
+        The rate, and the table as `suggest` returns it; without rows when `params` give a number.
 
     Raises:
         InputError: the learning rate is "auto", and the loss never falls.
@@ -55,10 +60,17 @@ def choose_learning_rate(
 
 
 def run_range_test(model: keras.Model, train: Batches, seed: int, class_weight: dict[int, float]) -> pd.DataFrame:
-    """Train for some steps, each at a higher learning rate, until the loss diverges; then undo it all.
+    """Train for up to 100 steps, each at a higher learning rate, until the loss diverges; then restore the model.
+
+    Args:
+        model: as for `fit`.
+        train: as for `fit`.
+        seed: of the order of images and of dropout.
+        class_weight: as for `fit`.
 
     Returns:
-        Columns log10_learning_rate, learning_rate, loss and smoothed, one row per step.
+        Columns log10_learning_rate, learning_rate (1e-7 to 10), loss (of the batch), smoothed; a row per step. A loss
+        that is not finite ends the test and gets no row.
     """
     optimizer = keras.optimizers.Adam(
         keras.optimizers.schedules.ExponentialDecay(LOWEST, STEPS - 1, HIGHEST / LOWEST)  # pyright: ignore
@@ -104,24 +116,31 @@ def _make_step(
 
 
 def suggest(curve: pd.DataFrame) -> pd.DataFrame:
-    """Add the column `suggestion` to a range test.
+    """Add the column `suggestion` to a range test: where fastai's `steep` and `valley` point.
 
     `steepest` is where the smoothed loss falls fastest over the logarithm of the learning rate. `valley` is the middle
-    of the longest series of ever lower smoothed losses: fastai's default, as its code has it; its manual says 2/3.
+    of the longest series of ever lower smoothed losses, other losses between them allowed.
+
+    Args:
+        curve: from `run_range_test`.
+
+    Returns:
+        The same table. `suggestion` holds "steepest", "valley", both or "".
 
     Raises:
-        InputError: the smoothed loss never falls below where it starts.
+        InputError: the smoothed loss never falls below its first value.
     """
-    smoothed = curve["smoothed"].to_numpy()[SKIPPED:]
+    searched = slice(SKIPPED_FIRST, -SKIPPED_LAST)
+    smoothed = curve["smoothed"].to_numpy()[searched]
     if not len(smoothed) or smoothed.min() >= smoothed[0]:
         raise InputError(
             f"The range test finds no learning rate from {LOWEST:g} to {HIGHEST:g} at which the loss falls.",
             expected="a loss that falls before it diverges",
             remedy="set learning_rate of this phase (train or finetune) to a number",
         )
-    logarithm = np.log(curve["learning_rate"].to_numpy()[SKIPPED:])
+    logarithm = np.log(curve["learning_rate"].to_numpy()[searched])
     found = {"steepest": int(np.argmin(np.diff(smoothed) / np.diff(logarithm))), "valley": _find_valley(smoothed)}
-    rows = {name: SKIPPED + row for name, row in found.items()}
+    rows = {name: SKIPPED_FIRST + row for name, row in found.items()}
     names = [" ".join(name for name in rows if rows[name] == row) for row in range(len(curve))]
     return curve.assign(suggestion=names)
 
@@ -131,25 +150,27 @@ def _find_valley(losses: npt.NDArray[np.float64]) -> int:
     for row in range(1, len(losses)):
         length[row] += length[:row][losses[:row] > losses[row]].max(initial=0)
     end = int(length.argmax())
-    return end - int(length[end]) // 2
+    longest = int(length[end])
+    # fastai's rounding. For a fall of the first two losses only it arrives at -1: Python's last, the highest rate.
+    return max(0, end - longest + longest // 3 + longest // 6)
 
 
 def find_suggestion(table: pd.DataFrame, name: str) -> float:
-    """Return the learning rate under a suggestion's name, "steepest" or "valley"."""
+    """Return the learning rate that "steepest" or "valley" suggests."""
     return float(table.loc[table["suggestion"].str.contains(name), "learning_rate"].iloc[0])
 
 
 def read_range_test(path: Path) -> pd.DataFrame:
-    """Read the table of a range test, empty when there was none.
+    """Read the table of a range test; it has no rows when there was no test.
 
     Raises:
-        InputError: it is no such table.
+        InputError: the file is not such a table.
     """
     return read_table(path, DTYPES)
 
 
 def draw_range_test(table: pd.DataFrame, notice: str) -> Figure:
-    """Draw the loss over the learning rate, with a mark at each suggestion; `notice` stands below it."""
+    """Draw the loss over the learning rate, with a mark at each suggestion and `notice` below."""
     figure = Figure((8, 5), layout="constrained")
     axes = figure.subplots()
     axes.plot(table["learning_rate"], table["loss"], ".", color="lightgrey", label="loss of a batch")
@@ -159,8 +180,8 @@ def draw_range_test(table: pd.DataFrame, notice: str) -> Figure:
         height = table.loc[table["learning_rate"] == rate, "smoothed"]
         axes.plot([rate], height, "o", color=colour, label=f"{name}: {rate:.2g}")
     axes.set(xscale="log", xlabel="Learning rate", ylabel="Loss", title="Learning-rate range test")
-    # A diverging batch would leave no height for the rest.
-    axes.set_ylim(0, 1.5 * float(table["smoothed"].iloc[SKIPPED:].max()))
+    # A diverging batch would flatten the rest.
+    axes.set_ylim(0, 1.5 * float(table["smoothed"].iloc[SKIPPED_FIRST:].max()))
     axes.legend()
     if notice:
         figure.supxlabel(notice, fontsize="medium", color="firebrick")

@@ -1,6 +1,6 @@
 """Learning rate, and for one cycle momentum, as functions of the optimiser's step.
 
-They are part of the graph and follow from the optimiser's own count of steps, which a resumed run restores.
+They are part of the graph and depend on the optimiser's step count alone, which a resumed run restores.
 """
 
 from collections.abc import Callable
@@ -16,8 +16,8 @@ from pneumonia.core.params import FitParams
 
 # fastai's `fit_one_cycle`.
 WARM_UP = 0.25  # share of all steps
-START, END = 25, 1e5  # highest over first and over last learning rate
-MOMENTUM = 0.95, 0.85, 0.95  # at first, at the highest learning rate, at last
+START, END = 25, 1e5  # highest learning rate / first, highest / last
+MOMENTUM = 0.95, 0.85, 0.95  # first, at the highest learning rate, last
 
 
 class Cyclical(LearningRateSchedule):
@@ -28,8 +28,8 @@ class Cyclical(LearningRateSchedule):
     Args:
         highest: learning rate in the middle of the first cycle.
         lowest: learning rate at both ends of each cycle.
-        cycle_steps: steps from one end to the other; the paper's 2 * stepsize.
-        shrink: share of the height that is left, from the cycle's number from 0 and the share of a cycle since step 0.
+        cycle_steps: length of a cycle in steps; the paper's 2 * stepsize.
+        shrink: share of the height that remains, given the number of the cycle from 0 and the cycles since step 0.
     """
 
     def __init__(self, highest: float, lowest: float, cycle_steps: int, shrink: Callable[[Any, Any], Any]) -> None:
@@ -37,7 +37,7 @@ class Cyclical(LearningRateSchedule):
         self.highest, self.lowest, self.cycle_steps, self.shrink = highest, lowest, cycle_steps, shrink
 
     def __call__(self, step: Any) -> Any:
-        """Return the learning rate at a step from 0, or at each of several."""
+        """Return the learning rate at one step, from 0, or at each of several."""
         cycles = tf.cast(step, tf.float32) / self.cycle_steps
         number = tf.floor(cycles)
         height = 1 - tf.abs(2 * (cycles - number) - 1)
@@ -45,7 +45,7 @@ class Cyclical(LearningRateSchedule):
 
 
 class OneCycle(LearningRateSchedule):
-    """Go from `first` to `middle` in the warm-up's share of the steps, then to `last`, each along half a cosine.
+    """Go from `first` to `middle` in the first quarter of the steps, then to `last`, each along half a cosine.
 
     Smith 2018, "A disciplined approach to neural network hyper-parameters", arXiv:1803.09820, section 4; with cosines
     in place of straight lines, as fastai does.
@@ -58,15 +58,15 @@ class OneCycle(LearningRateSchedule):
         self.after = CosineDecay(middle, steps - self.turn, alpha=last / middle)
 
     def __call__(self, step: Any) -> Any:
-        """Return the value at a step from 0, or at each of several."""
+        """Return the value at one step, from 0, or at each of several."""
         step = tf.cast(step, tf.float32)
         return keras.ops.where(step < self.turn, self.before(step), self.after(step - self.turn))
 
 
 class OneCycleAdam(keras.optimizers.Adam):
-    """Adam whose momentum, beta_1, follows a schedule too; PyTorch's OneCycleLR does the same to its Adam.
+    """Adam whose momentum, beta_1, follows a schedule too, as PyTorch's OneCycleLR does to its Adam.
 
-    The correction for the moments' start at zero takes the present beta_1 to the power of the step, as there.
+    As there, the bias correction raises the present beta_1 to the power of the step.
     """
 
     def __init__(self, learning_rate: LearningRateSchedule, momentum: LearningRateSchedule) -> None:
@@ -74,7 +74,7 @@ class OneCycleAdam(keras.optimizers.Adam):
         self.momentum = momentum
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Update a variable."""
+        """Set beta_1 for this step, then update a variable."""
         self.beta_1 = self.momentum(self.iterations)
         super().update_step(gradient, variable, learning_rate)
 
@@ -107,11 +107,11 @@ def build_optimizer(params: FitParams, learning_rate: float, steps_per_epoch: in
 
 
 def list_rates(optimizer: keras.optimizers.Optimizer, steps: range) -> pd.DataFrame:
-    """Return what an optimiser uses in `steps`, which count from 0.
+    """Return the learning rate, and momentum if it is scheduled, that an optimiser uses in `steps`, counted from 0.
 
     Returns:
-        Columns `learning_rate` and, where it is scheduled, `momentum`, under the number of each step from 1. Values are
-        the shortest decimals that stand for the optimiser's float32.
+        Columns `learning_rate` and perhaps `momentum`, indexed by the step's number from 1. Values are the shortest
+        decimals that round to the optimiser's float32.
     """
     followed = {"learning_rate": optimizer._learning_rate}
     if isinstance(optimizer, OneCycleAdam):

@@ -1,4 +1,4 @@
-"""Training on cached activations is training; stopped and resumed, it ends in the same bits."""
+"""Training on cached activations is training; an interrupted run resumes and ends in the same bits."""
 
 import json
 import shutil
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -17,14 +17,12 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss
 from benchmarks.plain import wrap
 from pneumonia.core.dataset import Dataset, Split
 from pneumonia.core.params import CacheParams, ComputeParams, FitParams, ModelParams
-from pneumonia.inference.operating_point import calibrate
-from pneumonia.inference.scores import predict_log_odds
 from pneumonia.models.activations import ActivationCache
 from pneumonia.models.classifier import build_model
 from pneumonia.models.cut import freeze_below
 from pneumonia.training.batches import Batches, draw_epoch
-from pneumonia.training.fit import describe_best, fit, make_deterministic
-from pneumonia.training.phase import find_state, prepare
+from pneumonia.training.fit import describe_best, find_best, fit, make_deterministic
+from pneumonia.training.phase import prepare
 from pneumonia.training.range_test import choose_learning_rate
 
 PARAMS = FitParams(
@@ -32,7 +30,8 @@ PARAMS = FitParams(
     monitor="val_loss", patience=None, seed=1,
 )  # fmt: skip
 CACHE = ActivationCache(ComputeParams(precision="float32", batch_size=4, threads="auto"), CacheParams(max_gb=1))
-HEAD, FINETUNE, EVERYTHING = None, 7, 0  # first trainable layer: none of the backbone, conv3, all
+HEAD, FINETUNE, EVERYTHING = None, 7, 0  # first trainable layer of the backbone: none, conv3, all
+VIEWS, ONE_CYCLE = 3, "one_cycle"
 OnEpoch = Callable[[int, dict[str, float], pd.DataFrame], None]
 
 
@@ -45,7 +44,7 @@ def make_split(number: int, seed: int) -> Split:
 
 
 DATASET = Dataset(make_split(24, 1), make_split(16, 2), make_split(4, 3), {0: 1.0, 1: 1.0})
-# The more is learnt from training images, the worse these validation images are called.
+# The better a model fits the training images, the worse it does on these.
 INVERTED = replace(DATASET, val=replace(DATASET.val, labels=1 - DATASET.val.labels))
 
 
@@ -61,14 +60,30 @@ def build(dropout: float = 0.0) -> keras.Model:
     return build_model(ModelParams(backbone="tiny", weights="none", head="sigmoid", image_size=32, dropout=dropout))
 
 
+class Run(NamedTuple):
+    """What a training leaves behind."""
+
+    history: pd.DataFrame
+    model: keras.Model
+    state: Path
+    rates: list[pd.DataFrame]  # of each epoch
+
+
 def train(
-    state: str = "state", from_layer: int | None = HEAD, dropout: float = 0.0, dataset: Dataset = DATASET,
+    state: str = "state", from_layer: int | None = HEAD, dataset: Dataset = DATASET,
     on_epoch: OnEpoch = lambda epoch, logs, rates: None, **changes: Any,
-) -> tuple[pd.DataFrame, keras.Model]:  # fmt: skip
-    model, params = build(dropout), PARAMS.model_copy(update=changes)
+) -> Run:  # fmt: skip
+    model, params, told = build(0.5), PARAMS.model_copy(update=changes), list[pd.DataFrame]()
+
+    def tell(epoch: int, logs: dict[str, float], rates: pd.DataFrame) -> None:
+        told.append(rates)
+        on_epoch(epoch, logs, rates)
+
     trainable, images, val = prepare(model, from_layer, dataset, params.batch_size, CACHE)
     learning_rate, _ = choose_learning_rate(trainable, images, params, dataset.class_weight)
-    return fit(trainable, images, val, params, learning_rate, dataset.class_weight, Path(state), on_epoch), model
+    folder = Path(state).absolute()
+    history = fit(trainable, images, val, params, learning_rate, dataset.class_weight, folder, tell)
+    return Run(history, model, folder, told)
 
 
 def with_views(views: int) -> Dataset:
@@ -77,53 +92,89 @@ def with_views(views: int) -> Dataset:
     return replace(DATASET, train=replace(DATASET.train, images=images.swapaxes(0, 1).reshape(-1, 32, 32)))
 
 
-@cache
-def unbroken(from_layer: int | None, schedule: str = "constant", views: int = 1) -> tuple[pd.DataFrame, keras.Model]:
-    """Train without being stopped, with dropout."""
-    return train("unbroken", from_layer, dropout=0.5, dataset=with_views(views), schedule=schedule)
+# Each of these takes seconds, so tests share them.
 
 
 @cache
-def spoilt(monitor: str) -> tuple[pd.DataFrame, keras.Model, set[str]]:
-    """Train past the best epoch; also return the names of the files that are kept."""
-    history, model = train("spoilt", dataset=INVERTED, epochs=5, learning_rate=0.1, monitor=monitor)
-    return history, model, {path.name for path in Path("spoilt").iterdir()}
+def unbroken(from_layer: int | None) -> Run:
+    """Train without interruption; fine-tune with variants and one cycle."""
+    return train("unbroken", from_layer, **settings(from_layer))
+
+
+def settings(from_layer: int | None) -> dict[str, Any]:
+    return {"dataset": with_views(VIEWS), "schedule": ONE_CYCLE} if from_layer == FINETUNE else {}
+
+
+@cache
+def resumed() -> tuple[list[Run], list[int]]:
+    """Train one epoch, then up to three, then again when nothing is left to do; also list the epochs told."""
+    told: list[int] = []
+
+    def tell(epoch: int, logs: dict[str, float], rates: pd.DataFrame) -> None:
+        assert json.loads(Path("resumed/history.json").read_text())[epoch] == logs
+        told.append(epoch)
+
+    runs = [train("resumed", on_epoch=tell, epochs=1), train("resumed", on_epoch=tell)]
+    files = list_files(runs[1].state)
+    runs.append(train("resumed", on_epoch=tell))
+    assert list_files(runs[1].state) == files, "a finished training was written again"
+    return runs, told
+
+
+def list_files(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+
+
+@cache
+def overfitted(monitor: str = "val_loss") -> Run:
+    """Train past the best epoch until patience ends it."""
+    return train("overfitted", dataset=INVERTED, epochs=30, learning_rate=0.1, monitor=monitor, patience=2)
+
+
+def find_logits(model: keras.Model, images: np.ndarray) -> np.ndarray:
+    return np.asarray(model(images[..., None], training=False))[:, 0].astype(np.float64)
+
+
+def find_loss(model: keras.Model, split: Split) -> float:
+    return float(log_loss(split.labels, 1 / (1 + np.exp(-find_logits(model, split.images)))))
 
 
 def read_weights(model: keras.Model) -> dict[str, np.ndarray]:
     return {v.path: np.asarray(v) for v in model.variables if "seed_generator" not in v.path}
 
 
-def assert_same(one: tuple[pd.DataFrame, keras.Model], other: tuple[pd.DataFrame, keras.Model]) -> None:
+def assert_same(one: Run, other: Run) -> None:
     """Compare histories and weights bit by bit."""
-    pd.testing.assert_frame_equal(one[0], other[0], check_exact=True)
-    weights, others = read_weights(one[1]), read_weights(other[1])
+    pd.testing.assert_frame_equal(one.history, other.history, check_exact=True)
+    weights, others = read_weights(one.model), read_weights(other.model)
     assert weights.keys() == others.keys()
     assert [path for path in weights if weights[path].tobytes() != others[path].tobytes()] == []
 
 
-class Stop(Exception):  # noqa: N818
-    """What a kill is to a test."""
+class Interrupted(Exception):  # noqa: N818
+    """Stands for SIGKILL."""
 
 
-def stop_after(last: int) -> OnEpoch:
-    def stop(epoch: int, logs: dict[str, float], rates: pd.DataFrame) -> None:
+def interrupt_after(last: int) -> OnEpoch:
+    def interrupt(epoch: int, logs: dict[str, float], rates: pd.DataFrame) -> None:
         if epoch == last:
-            raise Stop
+            raise Interrupted
 
-    return stop
+    return interrupt
 
 
 @pytest.mark.parametrize("from_layer", [HEAD, FINETUNE])
-def test_cached_activations_train_as_the_whole_model_on_images_does(from_layer: int | None):
-    cached, model = train(from_layer=from_layer)
-    plain = build()
+def test_training_on_cached_activations_equals_training_the_whole_model_on_images(from_layer: int | None):
+    chosen = settings(from_layer)
+    plain, dataset = build(0.5), chosen.pop("dataset", DATASET)
     freeze_below(plain, from_layer)
-    images, val = (Batches(split.images, split.labels, 8) for split in (DATASET.train, DATASET.val))
-    history = fit(wrap(plain), images, val, PARAMS, 1e-2, DATASET.class_weight, Path("plain"))
-    pd.testing.assert_frame_equal(cached, history, rtol=1e-3, atol=1e-4)
+    images, val = (Batches(split.images, split.labels, 8) for split in (dataset.train, dataset.val))
+    params = PARAMS.model_copy(update=chosen)
+    history = fit(wrap(plain), images, val, params, 1e-2, DATASET.class_weight, Path("plain"))
+    cached = unbroken(from_layer)
+    pd.testing.assert_frame_equal(cached.history, history, rtol=1e-3, atol=1e-4)
     for path, weight in read_weights(plain).items():
-        np.testing.assert_allclose(read_weights(model)[path], weight, rtol=1e-3, atol=1e-4, err_msg=path)
+        np.testing.assert_allclose(read_weights(cached.model)[path], weight, rtol=1e-3, atol=1e-4, err_msg=path)
 
 
 @pytest.mark.parametrize(
@@ -134,30 +185,20 @@ def test_cached_activations_train_as_the_whole_model_on_images_does(from_layer: 
         (EVERYTHING, {"conv1", "bn1", "conv2", "bn2", "conv3", "bn3", "logit"}),
     ],
 )
-def test_trainable_weights_move_and_frozen_ones_and_batchnorm_statistics_stay(
+def test_trainable_weights_move_while_frozen_ones_and_batchnorm_statistics_stay(
     from_layer: int | None, trained: set[str]
 ):
-    before = read_weights(build(dropout=0.5))
-    after = read_weights(unbroken(from_layer)[1])
+    before, after = read_weights(build(0.5)), read_weights(unbroken(from_layer).model)
     moved = {path for path, weight in after.items() if not np.array_equal(weight, before[path])}
     assert moved == {path for path in after if path.split("/")[0] in trained and "/moving_" not in path}
 
 
-def test_with_nothing_frozen_training_learns_from_images():
-    history, _ = unbroken(EVERYTHING)
+def test_training_with_nothing_frozen_lowers_the_loss():
+    history = unbroken(EVERYTHING).history
     assert history["loss"].iloc[-1] < history["loss"].iloc[0]
 
 
-def test_the_same_seed_gives_the_same_bits():
-    assert_same(train(from_layer=EVERYTHING, dropout=0.5), unbroken(EVERYTHING))
-
-
-def test_another_seed_gives_other_weights():
-    one, other = unbroken(HEAD)[1], train(dropout=0.5, seed=2)[1]
-    assert not np.array_equal(read_weights(one)["logit/kernel"], read_weights(other)["logit/kernel"])
-
-
-def test_every_epoch_takes_each_image_once_in_another_order():
+def test_every_epoch_takes_each_image_once_in_the_order_drawn_for_it():
     epochs: list[list[int]] = [[]]
 
     class Recorded(Batches):
@@ -165,16 +206,37 @@ def test_every_epoch_takes_each_image_once_in_another_order():
             epochs[-1] += self.rows[index * self.batch_size : (index + 1) * self.batch_size].tolist()
             return super().__getitem__(index)
 
+    layers = keras.layers
+    model = keras.Sequential([layers.Input((32, 32, 1)), layers.GlobalAveragePooling2D(), layers.Dense(1)])
     images = Recorded(DATASET.train.images[:20], DATASET.train.labels[:20], 8)
     val = Batches(DATASET.val.images, DATASET.val.labels, 8)
-    fit(build(), images, val, PARAMS, 1e-2, {0: 1.0, 1: 1.0}, Path("state"), lambda *_: epochs.append([]))
+    fit(model, images, val, PARAMS, 1e-2, {0: 1.0, 1: 1.0}, Path("state"), lambda *_: epochs.append([]))
     taken = [epoch[-20:] for epoch in epochs[:3]]  # Keras looks at a batch or two before the first epoch begins
+    assert taken == [draw_epoch(model, 20, 1, PARAMS.seed, epoch).tolist() for epoch in range(3)]
     assert all(sorted(epoch) == list(range(20)) for epoch in taken)
     assert len({tuple(epoch) for epoch in taken}) == 3
 
 
+def draw(seed: int, epoch: int = 0, views: int = 1) -> list[Any]:
+    """Return the order of images and the state of the seed generators that an epoch starts with."""
+    model = build(0.5)
+    order = draw_epoch(model, 20, views, seed, epoch) // views
+    return [order.tolist(), [np.asarray(v).tolist() for v in model.variables if "seed_generator" in v.path]]
+
+
+def test_order_and_dropout_of_an_epoch_follow_from_seed_and_epoch_alone():
+    first = draw(1)
+    assert draw(1) == first
+    for other in (draw(2), draw(1, epoch=1)):
+        assert other[0] != first[0] and other[1] != first[1]
+
+
+def test_variants_change_nothing_else_that_is_drawn():
+    assert draw(1, 2, views=1) == draw(1, 2, views=3)
+
+
 def test_every_epoch_draws_one_variant_of_each_image():
-    model = build(dropout=0.5)
+    model = build(0.5)
     epochs = [draw_epoch(model, images=20, views=3, seed=1, epoch=epoch) for epoch in range(8)]
     assert all(sorted(rows // 3) == list(range(20)) for rows in epochs)
     assert all(set(rows % 3) == {0, 1, 2} for rows in epochs)
@@ -182,19 +244,10 @@ def test_every_epoch_draws_one_variant_of_each_image():
     assert (variants.min(axis=0) < variants.max(axis=0)).all()
 
 
-def test_variants_change_nothing_else_that_is_drawn():
-    drawn = []
-    for views in (1, 3):
-        model = build(dropout=0.5)
-        order = draw_epoch(model, images=20, views=views, seed=1, epoch=2) // views
-        drawn.append([order.tolist(), [np.asarray(v).tolist() for v in model.variables if "seed_generator" in v.path]])
-    assert drawn[0] == drawn[1]
-
-
 def test_a_variant_is_trained_on_with_the_label_of_its_image():
     images = with_views(3).train
     batches = Batches(images.images, images.labels, 8)
-    assert np.array_equal(batches[0][0][..., 0], DATASET.train.images[:8])  # before the first epoch: images as they are
+    assert np.array_equal(batches[0][0][..., 0], DATASET.train.images[:8])  # unaltered before the first epoch
     batches.rows = draw_epoch(build(), 24, 3, seed=1, epoch=0)
     for index in range(len(batches)):
         x, y = batches[index]
@@ -203,133 +256,101 @@ def test_a_variant_is_trained_on_with_the_label_of_its_image():
         assert np.array_equal(y[:, 0], images.labels[rows // 3])
 
 
-def test_the_automatic_learning_rate_trains_as_the_same_number_does():
+def test_a_learning_rate_found_automatically_trains_as_the_same_number_does():
     trainable, images, _ = prepare(build(0.5), HEAD, DATASET, 8, CACHE)
-    found, _ = choose_learning_rate(
-        trainable, images, PARAMS.model_copy(update={"learning_rate": "auto"}), {0: 1.0, 1: 1.0}
-    )
-    automatic = train("automatic", dropout=0.5, learning_rate="auto", schedule="one_cycle")
-    assert_same(automatic, train("number", dropout=0.5, learning_rate=found, schedule="one_cycle"))
+    auto = PARAMS.model_copy(update={"learning_rate": "auto"})
+    found, _ = choose_learning_rate(trainable, images, auto, {0: 1.0, 1: 1.0})
+    assert_same(train("automatic", learning_rate="auto", epochs=1), train("number", learning_rate=found, epochs=1))
 
 
-def test_learning_rate_and_momentum_of_every_step_are_told_and_the_last_one_of_an_epoch_is_kept():
-    told: list[pd.DataFrame] = []
-    history, _ = train(schedule="one_cycle", on_epoch=lambda epoch, logs, rates: told.append(rates))
-    rates = pd.concat(told)
+def test_each_step_tells_its_learning_rate_and_momentum_and_history_keeps_the_last_of_an_epoch():
+    run = unbroken(FINETUNE)
+    rates = pd.concat(run.rates)
     assert rates.index.to_list() == list(range(1, 10))
-    assert history["learning_rate"].to_list() == rates["learning_rate"].loc[[3, 6, 9]].to_list()
+    assert run.history["learning_rate"].to_list() == rates["learning_rate"].loc[[3, 6, 9]].to_list()
     assert rates["momentum"].between(0.85, 0.95).all()
 
 
-@pytest.mark.parametrize("schedule, views", [("constant", 1), ("one_cycle", 3)])
-def test_training_that_was_stopped_ends_in_the_same_bits_when_resumed(schedule: str, views: int):
-    images = with_views(views)
-    with pytest.raises(Stop):
-        train("broken", FINETUNE, dropout=0.5, dataset=images, on_epoch=stop_after(0), schedule=schedule)
-    assert len(json.loads(Path("broken/history.json").read_text())) == 1
-    resumed = train("broken", FINETUNE, dropout=0.5, dataset=images, schedule=schedule)
-    assert_same(resumed, unbroken(FINETUNE, schedule, views))
+@pytest.mark.parametrize("from_layer, last", [(EVERYTHING, 1), (FINETUNE, 0)])
+def test_an_interrupted_training_resumes_to_the_same_bits_whatever_half_written_files_it_left(
+    from_layer: int | None, last: int
+):
+    with pytest.raises(Interrupted):
+        train("broken", from_layer, on_epoch=interrupt_after(last), **settings(from_layer))
+    assert len(json.loads(Path("broken/history.json").read_text())) == last + 1
+    Path(f"broken/epoch{last + 1:04d}.weights.h5").write_bytes(b"half a fi")
+    Path(f"broken/.partial-1-epoch{last + 1:04d}.weights.h5").write_bytes(b"half")
+    assert_same(train("broken", from_layer, **settings(from_layer)), unbroken(from_layer))
 
 
-def test_more_epochs_go_on_after_fewer():
-    train(dropout=0.5, epochs=1)
-    assert_same(train(dropout=0.5), unbroken(HEAD))
+def test_more_epochs_continue_a_shorter_training():
+    (first, longer, _), _ = resumed()
+    assert len(first.history) == 1
+    assert_same(longer, unbroken(HEAD))
 
 
-def test_training_that_was_finished_is_only_read_again():
-    first = train(dropout=0.5)
-    files = {path: path.stat().st_mtime_ns for path in Path("state").iterdir()}
-    assert_same(train(dropout=0.5), first)
-    assert {path: path.stat().st_mtime_ns for path in Path("state").iterdir()} == files
+def test_a_finished_training_is_only_read_again():
+    (_, longer, again), _ = resumed()
+    assert_same(again, longer)
 
 
-def test_weights_of_an_epoch_that_history_does_not_name_do_not_count():
-    with pytest.raises(Stop):
-        train("broken", dropout=0.5, on_epoch=stop_after(1))
-    Path("broken/epoch0002.weights.h5").write_bytes(b"half a fi")
-    Path("broken/.partial-1-epoch0002.weights.h5").write_bytes(b"half")
-    assert_same(train("broken", dropout=0.5), unbroken(HEAD))
+def test_every_epoch_is_told_as_it_ends_and_the_last_one_again_on_resuming():
+    assert resumed()[1] == [0, 0, 1, 2, 2]
 
 
-def test_every_epoch_is_told_while_it_ends_and_the_last_one_again_on_resuming():
-    told: list[int] = []
-
-    def tell(epoch: int, logs: dict[str, float], rates: pd.DataFrame) -> None:
-        assert json.loads(Path("state/history.json").read_text())[epoch] == logs
-        told.append(epoch)
-
-    train(epochs=2, on_epoch=tell)
-    train(epochs=2, on_epoch=tell)
-    assert told == [0, 1, 1]
+def test_only_the_weights_of_the_last_and_the_best_epoch_are_kept():
+    run = overfitted()
+    epochs = (len(run.history) - 1, int(run.history["val_loss"].argmin()))
+    assert list_files(run.state).keys() == {f"epoch{epoch:04d}.weights.h5" for epoch in epochs} | {"history.json"}
 
 
-def test_no_more_weights_are_kept_than_those_of_the_last_and_the_best_epoch():
-    history, _, kept = spoilt("val_loss")
-    epochs = (4, int(history["val_loss"].argmin()))
-    assert kept == {f"epoch{epoch:04d}.weights.h5" for epoch in epochs} | {"history.json"}
+@pytest.mark.parametrize("monitor, best", [("val_loss", "argmin"), ("val_auc", "argmax")])
+def test_the_model_ends_with_the_weights_of_the_best_epoch(monitor: str, best: str):
+    run = overfitted(monitor)
+    row = run.history.iloc[getattr(run.history[monitor], best)()]
+    assert row["epoch"] < len(run.history), "the last epoch was best: this proves nothing"
+    assert find_loss(run.model, INVERTED.val) == pytest.approx(row["val_loss"], rel=1e-3)
 
 
-@pytest.mark.parametrize(
-    "monitor, best", [("val_loss", "argmin"), ("val_auc", "argmax"), ("val_f1", "argmax"), ("val_accuracy", "argmax")]
-)
-def test_the_model_is_left_with_the_weights_of_the_best_epoch(monitor: str, best: str):
-    history, model, _ = spoilt(monitor)
-    row = history.iloc[getattr(history[monitor], best)()]
-    assert row["epoch"] < 5, "the last epoch was best: this proves nothing"
-    probabilities = calibrate(predict_log_odds(model, INVERTED.val.images), 1.0)
-    assert log_loss(INVERTED.val.labels, probabilities) == pytest.approx(row["val_loss"], rel=1e-3)
+@pytest.mark.parametrize("monitor, best", [("val_loss", 2), ("val_auc", 1), ("val_f1", 1), ("val_accuracy", 1)])
+def test_the_best_epoch_has_the_lowest_loss_or_the_highest_of_another_metric(monitor: Any, best: int):
+    assert find_best([0.5, 0.7, 0.4, 0.7, 0.6], monitor) == best
+    assert find_best([float("nan"), 0.5, float("nan")], monitor) == 1
 
 
 def test_an_epoch_that_diverged_is_never_the_best():
-    _, expected = train(epochs=1)
+    expected = unbroken(HEAD)
+    shutil.copytree(expected.state, "state")
     history = json.loads(Path("state/history.json").read_text())
     Path("state/history.json").write_text(json.dumps([*history, history[0] | {"val_loss": float("nan")}]))
-    shutil.copy("state/epoch0000.weights.h5", "state/epoch0001.weights.h5")
-    _, model = train(epochs=2)
-    assert read_weights(model)["logit/kernel"].tobytes() == read_weights(expected)["logit/kernel"].tobytes()
+    shutil.copy("state/epoch0002.weights.h5", "state/epoch0003.weights.h5")
+    model = train(epochs=4).model
+    assert read_weights(model)["logit/kernel"].tobytes() == read_weights(expected.model)["logit/kernel"].tobytes()
 
 
-def test_training_stops_when_it_waited_long_enough_for_a_better_epoch():
-    history, _ = train(dataset=INVERTED, epochs=30, learning_rate=0.1, patience=2)
+def test_training_stops_after_patience_epochs_without_a_better_one():
+    history = overfitted().history
     assert len(history) < 30
     assert len(history) == int(history["val_loss"].argmin()) + 1 + 2
 
 
 def test_class_weights_multiply_the_loss_of_training_and_not_of_validation():
-    once, _ = train("once", epochs=1, learning_rate=1e-9)
-    twice, _ = train("twice", epochs=1, learning_rate=1e-9, dataset=replace(DATASET, class_weight={0: 2.0, 1: 2.0}))
-    assert twice["loss"][0] == pytest.approx(2 * once["loss"][0], rel=1e-4)
-    assert twice["val_loss"][0] == pytest.approx(once["val_loss"][0], rel=1e-4)
+    model = build()
+    images, val = (Batches(split.images, split.labels, 8) for split in (DATASET.train, DATASET.val))
+    params = PARAMS.model_copy(update={"epochs": 1})
+    history = fit(wrap(model), images, val, params, 1e-9, {0: 2.0, 1: 2.0}, Path("state"))
+    assert history["loss"][0] == pytest.approx(2 * find_loss(model, DATASET.train), rel=1e-4)
+    assert history["val_loss"][0] == pytest.approx(find_loss(model, DATASET.val), rel=1e-4)
 
 
-def test_measured_f1_and_accuracy_follow_from_probability_one_half():
-    history, model = unbroken(EVERYTHING)
+def test_f1_and_accuracy_are_measured_at_probability_one_half():
+    history, model, *_ = unbroken(EVERYTHING)
     best = history.iloc[int(history["val_loss"].argmin())]
-    calls, labels = predict_log_odds(model, DATASET.val.images) >= 0, DATASET.val.labels == 1
+    calls, labels = find_logits(model, DATASET.val.images) >= 0, DATASET.val.labels == 1
     assert best["val_accuracy"] == pytest.approx(accuracy_score(labels, calls))
     assert best["val_f1"] == pytest.approx(f1_score(labels, calls))
 
 
-def test_the_kept_epoch_is_described_by_its_row():
-    history, _ = unbroken(EVERYTHING)
-    best = describe_best(history, "val_loss")
-    assert best == history.iloc[int(history["val_loss"].argmin())].to_dict()
-
-
-def test_unfinished_training_belongs_to_one_phase_data_section_precision_and_set_of_weights():
-    Path("one.pkl").write_bytes(b"images")
-    Path("same.pkl").write_bytes(b"images")
-    Path("other.pkl").write_bytes(b"other images")
-    model = build()
-    state = find_state("train", Path("one.pkl"), model, PARAMS, "float32")
-    assert find_state("train", Path("same.pkl"), model, PARAMS, "float32") == state
-    others = [
-        find_state("finetune", Path("one.pkl"), model, PARAMS, "float32"),
-        find_state("train", Path("other.pkl"), model, PARAMS, "float32"),
-        find_state("train", Path("one.pkl"), model, PARAMS.model_copy(update={"learning_rate": 0.02}), "float32"),
-        find_state("train", Path("one.pkl"), model, PARAMS, "bfloat16"),
-    ]
-    logit: Any = model.get_layer("logit")
-    logit.bias.assign_add([0.1])
-    others.append(find_state("train", Path("one.pkl"), model, PARAMS, "float32"))
-    assert len({state, *others}) == 6
+def test_the_best_epoch_is_described_by_its_row():
+    history = unbroken(EVERYTHING).history
+    assert describe_best(history, "val_loss") == history.iloc[int(history["val_loss"].argmin())].to_dict()

@@ -1,4 +1,4 @@
-"""The range test finds where the loss falls, leaves no trace in the model, and says when it finds nothing."""
+"""The range test finds where the loss falls, leaves the model unchanged, and refuses when the loss never falls."""
 
 from pathlib import Path
 
@@ -70,7 +70,7 @@ def test_the_loss_is_smoothed_without_a_bias_towards_zero():
     np.testing.assert_allclose(table["smoothed"], smooth_slowly(table["loss"]))
 
 
-def test_the_model_is_left_as_it_was_bit_by_bit():
+def test_the_model_stays_the_same_bit_by_bit():
     model = build()
     before = read_bytes(model)
     run_range_test(model, make_images(), 1, EQUAL)
@@ -98,30 +98,90 @@ def test_it_stops_once_the_loss_diverges():
     assert (table["smoothed"].iloc[:-1] <= 4 * table["smoothed"].cummin().iloc[:-1]).all()
 
 
-def test_a_loss_that_is_no_number_ends_it_and_is_left_out():
+def test_a_loss_that_is_not_finite_ends_the_test_and_gets_no_row():
     images = make_images()
     images.x[:, 0] = np.inf  # pyright: ignore
     assert run_range_test(build(), images, 1, EQUAL).empty
 
 
-def test_suggestions_are_the_steepest_fall_and_the_middle_of_the_longest_one():
-    falling = np.r_[np.full(40, 1.0), np.linspace(0.99, 0.5, 20), np.linspace(0.6, 2, 10)]
-    falling[52:] -= 0.1  # one step of five times the others
+def transcribe_valley(losses: list[float]) -> int:
+    """Return the index of `valley` as published: fastai/fastai, fastai/callback/schedule.py, commit 0a049e8."""
+    n = len(losses)
+    max_start, max_end = 0, 0
+    lds = [1] * n
+    for i in range(1, n):
+        for j in range(i):
+            if (losses[i] < losses[j]) and (lds[i] < lds[j] + 1):
+                lds[i] = lds[j] + 1
+            if lds[max_end] < lds[i]:
+                max_end = i
+                max_start = max_end - lds[max_end]
+    sections = (max_end - max_start) / 3
+    return max_start + int(sections) + int(sections / 2)
+
+
+def transcribe_steep(rates: np.ndarray, losses: np.ndarray) -> int:
+    """Return the index of `steep`, from the same file."""
+    return int(((losses[1:] - losses[:-1]) / (np.log(rates[1:]) - np.log(rates[:-1]))).argmin())
+
+
+def draw_curve(seed: int) -> pd.DataFrame:
+    """Draw a curve that wanders, falls or diverges, of any length that a range test may have."""
+    rng = np.random.default_rng(seed)
+    steps = rng.normal(rng.choice([-0.02, 0.0, 0.02]), 0.05, rng.integers(17, STEPS + 1))
+    return make_curve(np.exp(steps.cumsum()).round(rng.choice([1, 2, 6])).tolist())
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_suggestions_are_those_of_fastais_published_code(seed: int):
+    curve = draw_curve(seed)
+    # `Learner.lr_find` hands on `recorder.lrs[num_it//10:-5]` and the smoothed losses of the same steps.
+    rates, losses = (curve[name].to_numpy()[STEPS // 10 : -5] for name in ("learning_rate", "smoothed"))
+    if losses.min() >= losses[0]:
+        with pytest.raises(InputError, match="finds no learning rate"):
+            suggest(curve)
+        return
+    table = suggest(curve)
+    valley = transcribe_valley(losses.tolist())
+    assert find_suggestion(table, "valley") == rates[max(0, valley)]
+    assert find_suggestion(table, "steepest") == rates[transcribe_steep(rates, losses)]
+
+
+@pytest.mark.parametrize("length, valley", [(2, 28), (3, 28), (4, 27), (5, 26), (6, 27), (20, 19)])
+def test_the_valley_is_near_the_middle_of_the_longest_fall(length: int, valley: int):
+    before = np.full(STEPS, 1.0)
+    before[31 - length :] = 2.0  # then never again below where it starts
+    before[31 - length : 31] = 1 - np.arange(length) / 100
+    found = suggest(make_curve(before.tolist()))
+    assert found.index[found["suggestion"].str.contains("valley")].to_list() == [valley]
+
+
+def test_what_the_last_five_steps_do_does_not_count():
+    falling = np.r_[np.full(40, 1.0), np.linspace(0.99, 0.5, 20)]
+    expected = suggest(make_curve(falling.tolist()))
+    falling[-5:] = [0.1, 0.05, 0.02, 0.01, 1e-6]
     table = suggest(make_curve(falling.tolist()))
-    assert table["suggestion"].to_dict() == {
-        row: {51: "steepest", 49: "valley"}.get(row, "") for row in range(len(table))
-    }
+    assert table["suggestion"].to_list() == expected["suggestion"].to_list()
+
+
+def test_a_fall_of_the_first_two_losses_suggests_the_first_and_not_the_highest_rate():
+    losses = [1.0] * (STEPS // 10 + 1) + [0.9] + np.linspace(1, 4, 50).tolist()
+    assert transcribe_valley(losses[STEPS // 10 : -5]) == -1  # which fastai reads as the last
+    table = suggest(make_curve(losses))
+    assert find_suggestion(table, "valley") == table["learning_rate"][STEPS // 10]
 
 
 def test_one_learning_rate_may_be_both_suggestions():
-    falling = np.r_[np.full(40, 1.0), np.linspace(0.99, 0.5, 20)]
-    falling[50:] -= 0.1
+    falling = np.r_[np.full(40, 1.0), np.linspace(0.99, 0.5, 20), np.full(5, 1.0)]
+    falling[49:60] -= 0.1
     table = suggest(make_curve(falling.tolist()))
-    assert table["suggestion"][49] == "steepest valley"
-    assert find_suggestion(table, "steepest") == find_suggestion(table, "valley") == table["learning_rate"][49]
+    (both,) = table["learning_rate"][table["suggestion"] == "steepest valley"]
+    assert find_suggestion(table, "steepest") == find_suggestion(table, "valley") == both
 
 
-@pytest.mark.parametrize("smoothed", [[1.0] * 50, np.linspace(1, 4, 50).tolist(), [1.0] * 10, [], [1.0] * 11])
+@pytest.mark.parametrize(
+    "smoothed", [[1.0] * 50, np.linspace(1, 4, 50).tolist(), [1.0] * 10, [], [1.0] * 11, [*[1.0] * 30, *[0.5] * 5]]
+)
 def test_a_loss_that_never_falls_is_refused_with_a_remedy(smoothed: list[float]):
     with pytest.raises(InputError, match=r"(?s)finds no learning rate.*Expected: .*Remedy: .*to a number"):
         suggest(make_curve(smoothed))
@@ -138,7 +198,7 @@ def test_auto_without_anything_to_learn_is_refused():
         choose_learning_rate(build(), make_images(), AUTO, {0: 0.0, 1: 0.0})
 
 
-def test_a_number_is_taken_without_a_test():
+def test_a_given_number_needs_no_test():
     rate, table = choose_learning_rate(build(), make_images(), AUTO.model_copy(update={"learning_rate": 0.1}), EQUAL)
     assert (rate, len(table)) == (0.1, 0)
 

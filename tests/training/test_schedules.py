@@ -1,4 +1,4 @@
-"""Learning rates follow the formulas of the papers; what is listed is what the optimiser uses."""
+"""Learning rates follow the formulas of the papers, and `list_rates` lists what the optimiser uses."""
 
 from collections.abc import Callable
 from math import cos, floor, pi
@@ -69,7 +69,7 @@ def test_momentum_of_one_cycle_falls_while_the_learning_rate_rises_and_rises_whi
 
 
 @pytest.mark.parametrize("schedule", FORMULAS)
-def test_no_step_is_above_the_highest_learning_rate_or_without_one(schedule: Schedule):
+def test_every_learning_rate_is_positive_and_none_exceeds_the_highest(schedule: Schedule):
     rates = list_all(schedule)["learning_rate"]
     assert (rates > 0).all()
     assert rates.max() <= HIGH * (1 + 1e-6)
@@ -97,7 +97,7 @@ def test_a_cycle_shorter_than_two_steps_takes_two(schedule: Schedule):
 
 
 @pytest.mark.parametrize("schedule", FORMULAS)
-def test_what_is_listed_is_what_the_optimiser_uses(schedule: Schedule):
+def test_list_rates_lists_what_the_optimiser_uses(schedule: Schedule):
     optimizer, weight = build(schedule), keras.Variable([1.0])
     optimizer.build([weight])
     listed, gradient = list_all(schedule), keras.ops.convert_to_tensor([0.5])
