@@ -75,7 +75,7 @@ class Server(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def server(once: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(registry: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder, port = tmp_path_factory.mktemp("server"), find_port()
     (folder / "tmp").mkdir()
     server = Server(f"http://127.0.0.1:{port}", folder / "log", folder / "tmp")
@@ -83,7 +83,7 @@ def server(once: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
     command = [sys.executable, "-W", "error::ResourceWarning", "-c", SERVER, *limits]
     environment = clean_environment() | {"PYTHONPATH": str(ROOT), "TMPDIR": str(server.folder)}
     with (folder / "output").open("w") as output:
-        process = subprocess.Popen(command, cwd=once, env=environment, stdout=output, stderr=output)
+        process = subprocess.Popen(command, cwd=registry, env=environment, stdout=output, stderr=output)
     try:
         deadline = time.monotonic() + 90
         while time.monotonic() < deadline and process.poll() is None:
@@ -379,10 +379,10 @@ def test_the_page_recovers_from_a_failure(browser: BrowserContext, server: Serve
 
 
 def test_a_session_leaves_nothing_on_disk_and_the_server_contacts_nobody(
-    browser: BrowserContext, server: Server, once: Path
+    browser: BrowserContext, server: Server, registry: Path
 ):
     def list_files() -> set[Path]:
-        return {path for folder in (server.folder, once) for path in folder.rglob("*")}
+        return {path for folder in (server.folder, registry) for path in folder.rglob("*")}
 
     before, log = list_files(), server.log.read_text()
     page = visit(browser, server, [], [])
