@@ -1,9 +1,9 @@
-"""Decode every image once, balance the training split and keep all splits in one pickle."""
+"""Balance the training split, decode every image once and keep all splits in one pickle."""
 
 from pathlib import Path
 
 from pneumonia.augment.build import build_dataset
-from pneumonia.augment.samples import draw_samples, draw_variants
+from pneumonia.augment.samples import draw_altered, draw_samples
 from pneumonia.core.dataset import write_dataset
 from pneumonia.core.params import AugmentParams, DataParams, ModelParams
 from pneumonia.core.stage import run_stage
@@ -15,11 +15,11 @@ def augment(
     records: Path, raw: Path, out: Path, samples: Path, augmented: Path, params: AugmentParams, model: ModelParams,
     data: DataParams,
 ) -> str:  # fmt: skip
-    """Write the data set, a grid of images and a grid of variants."""
+    """Write the data set, a figure of training images and one of altered images."""
     size = find_image_size(model)
     dataset = build_dataset(read_records(records), raw, size, params)
     draw_samples(samples, dataset.train, data.notice)
-    draw_variants(augmented, dataset.train, raw, size, params, data.notice)
+    draw_altered(augmented, dataset.train, data.notice)
     write_dataset(dataset, out)
     sizes = ", ".join(f"{name} {len(getattr(dataset, name).labels):,}" for name in SPLITS)
     copies = int(dataset.train.augmented.sum())

@@ -1,1 +1,1 @@
-"""Balance, decode and vary the images of the training split."""
+"""The data set that models train on: balanced, decoded and augmented."""

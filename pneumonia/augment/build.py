@@ -1,4 +1,4 @@
-"""Balance the training split, decode every image once and draw its variants."""
+"""Build the data set: balance the training split, decode every image once and draw its variants."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from pneumonia.augment.balance import balance, weigh_classes
 from pneumonia.augment.views import draw_view
 from pneumonia.core.dataset import Dataset, Split
 from pneumonia.core.params import AugmentParams
@@ -15,48 +16,30 @@ from pneumonia.images.decode import read_image
 
 
 def build_dataset(records: pd.DataFrame, raw: Path, size: int, params: AugmentParams) -> Dataset:
-    """Balance training, shuffle and decode all splits; val and test hold every image once, as it is."""
+    """Decode all splits in shuffled order; only training is balanced and augmented.
+
+    Args:
+        records: images with their split, columns as in DTYPES and `split`.
+        raw: folder that their paths start from.
+        size: side of the decoded images in pixels.
+        params: section `augment` of params.yaml.
+    """
     rng = np.random.default_rng(params.seed)
     tables = {name: records[records["split"] == name] for name in SPLITS}
     tables["train"] = balance(tables["train"], params)
-    weights = {0: 1.0, 1: 1.0}
-    if params.balance == "class_weight":
-        counts = tables["train"]["label"].value_counts()
-        weights = {label: float(counts.sum() / (2 * counts[name])) for label, name in enumerate(CLASSES)}
     shuffled = {name: table.iloc[rng.permutation(len(table))] for name, table in tables.items()}
     splits = {name: read_split(t, raw, size, params if name == "train" else None) for name, t in shuffled.items()}
-    return Dataset(**splits, class_weight=weights)
-
-
-def balance(train: pd.DataFrame, params: AugmentParams) -> pd.DataFrame:
-    """Give both classes as many training images, by `augment` or `undersample`.
-
-    Returns:
-        The records with a column `augmented`; with `augment`, images of the rarer class follow as altered copies.
-    """
-    rng = np.random.default_rng([params.seed, 1])
-    counts = train["label"].value_counts().reindex(CLASSES)
-    minority, majority = (np.flatnonzero(train["label"] == name) for name in counts.sort_values(kind="stable").index)
-    train = train.assign(augmented=False)
-    if params.balance == "undersample":
-        kept = rng.choice(majority, len(minority), replace=False)
-        return train.iloc[np.sort(np.r_[minority, kept])]
-    if params.balance == "augment" and (missing := len(majority) - len(minority)):
-        # Whole permutations in turn: no image is altered twice before every other was altered once.
-        rounds = -(-missing // len(minority))
-        chosen = np.concatenate([rng.permutation(minority) for _ in range(rounds)])[:missing]
-        return pd.concat([train, train.iloc[chosen].assign(augmented=True)])
-    return train
+    return Dataset(**splits, class_weight=weigh_classes(tables["train"], params))
 
 
 def read_split(records: pd.DataFrame, raw: Path, size: int, params: AugmentParams | None = None) -> Split:
-    """Decode the images of a records table to squares of `size` pixels, in parallel.
+    """Decode images to squares of `size` pixels, in parallel.
 
     Args:
-        records: images in order; with `params` they have a column `augmented`, as `balance` adds it.
-        raw: folder of the images.
+        records: images in order, with columns path and label; with `params` also `augmented`, see `balance`.
+        raw: folder that their paths start from.
         size: side in pixels.
-        params: how variants are drawn; without it each image is there once, as it is.
+        params: how variants are drawn and how many; without it each image is there once, unaltered.
     """
     views = params.views if params else 1
     augmented = records["augmented"].to_numpy() if params else np.zeros(len(records), bool)
@@ -69,7 +52,7 @@ def read_split(records: pd.DataFrame, raw: Path, size: int, params: AugmentParam
         for row in rows:
             for view in range(views):
                 if params and (view or augmented[row]):
-                    images[row * views + view] = draw_view(source, size, view_rng(params, row, view), params)
+                    images[row * views + view] = draw_view(source, size, seed_view(params, row, view), params)
                 else:
                     images[row * views + view] = image
 
@@ -79,6 +62,6 @@ def read_split(records: pd.DataFrame, raw: Path, size: int, params: AugmentParam
     return Split(images, labels, records["path"].to_numpy(np.str_), augmented)
 
 
-def view_rng(params: AugmentParams, row: int, view: int) -> np.random.Generator:
-    """Return what a variant is drawn from: it depends on the seed, the image's row and the variant's number only."""
+def seed_view(params: AugmentParams, row: int, view: int) -> np.random.Generator:
+    """Return the generator of one variant: it depends only on the seed, the image's row and the variant's number."""
     return np.random.default_rng([params.seed, 2, row, view])

@@ -1,52 +1,79 @@
-"""Draw grids of training images and of their variants."""
+"""Draw what the training split holds: images of both classes, and altered images below their originals."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+import pandas as pd
 
-from pneumonia.augment.build import view_rng
-from pneumonia.augment.views import draw_view
 from pneumonia.core.dataset import Pixels, Split
 from pneumonia.core.figure import drawing
-from pneumonia.core.params import AugmentParams
 from pneumonia.core.tables import CLASSES
-from pneumonia.images.decode import read_image
 
-COLUMNS, VARIANTS = 5, 3
+SAMPLES = 4  # of each class
+ORIGINALS, ALTERED = 5, 3  # columns, and at most so many rows below the originals
 
 
 def draw_samples(path: Path, train: Split, notice: str) -> None:
-    """Draw four training images of each class with their names."""
-    shown = _choose(train)
-    names = [Path(path).name for path in train.paths[shown]]
-    captions = [f"{CLASSES[c]}\n{name}" for c, name in zip(train.labels[shown], names, strict=True)]
-    _draw_grid(path, train.images[shown * train.views], captions, "Training images", 4, notice)
+    """Draw four training images of each class with their file names."""
+    shown = [row for label in (0, 1) for row in np.flatnonzero((train.labels == label) & ~train.augmented)[:SAMPLES]]
+    rows = -(-len(shown) // SAMPLES)
+    with drawing(path, rows, SAMPLES, _size(rows, SAMPLES), "Training images", notice) as axes:
+        _blank(axes)
+        for axis, row in zip(axes.flat, shown, strict=False):
+            caption = f"{CLASSES[train.labels[row]]}\n{Path(str(train.paths[row])).name}"
+            _show(axis, train.images[row * train.views], caption)
 
 
-def draw_variants(path: Path, train: Split, raw: Path, size: int, params: AugmentParams, notice: str) -> None:
-    """Draw training images as they are, and below each some variants."""
-    shown = _choose(train)[:COLUMNS]
-    images = [read_image((raw / path).read_bytes(), params.presize or size) for path in train.paths[shown]]
-    views = [
-        [draw_view(f, size, view_rng(params, n, v), params) for n, f in enumerate(images)] for v in range(VARIANTS)
-    ]
-    grid = np.stack([*train.images[shown * train.views], *(view for row in views for view in row)])
-    captions = ["as it is"] * len(images) + ["variant"] * len(images) * VARIANTS
-    _draw_grid(path, grid, captions, "What augmentation does", COLUMNS, notice)
+def draw_altered(path: Path, train: Split, notice: str) -> None:
+    """Draw originals of the training split, and below each the altered images of it that a model trains on.
+
+    Altered images are copies that balance the classes, and views beyond the first. The title says which there are; of a
+    split without any it says so, above originals alone.
+    """
+    groups = find_altered(train)
+    unaltered = [[row * train.views] for row in range(min(ORIGINALS, len(train.labels)))]
+    shown = [group[: 1 + ALTERED] for group in groups[:ORIGINALS]] or unaltered
+    rows = max(map(len, shown))
+    with drawing(path, rows, ORIGINALS, _size(rows, ORIGINALS), _title(train), notice) as axes:
+        _blank(axes)
+        for column, group in zip(axes.T, shown, strict=False):
+            for axis, number in zip(column, group, strict=False):
+                _show(axis, train.images[number], _name_variant(train, number))
 
 
-def _choose(train: Split) -> npt.NDArray[np.intp]:
-    """Return the rows of four training images of each class, none of them an altered copy."""
-    return np.concatenate([np.flatnonzero((train.labels == c) & ~train.augmented)[:4] for c in (0, 1)])
+def find_altered(train: Split) -> list[list[int]]:
+    """Return for each file with altered images the numbers of its images in `train.images`, the original first."""
+    numbers = np.arange(len(train.images))
+    altered = np.repeat(train.augmented, train.views) | (numbers % train.views > 0)
+    files = pd.Series(numbers).groupby(np.repeat(train.paths, train.views), sort=False)
+    groups = (group.to_numpy() for _, group in files)
+    return [group[np.argsort(altered[group], kind="stable")].tolist() for group in groups if altered[group].any()]
 
 
-def _draw_grid(path: Path, images: Pixels, captions: list[str], title: str, columns: int, notice: str) -> None:
-    """Draw images uint8 (n, side, side) row by row with a caption each."""
-    rows = -(-len(images) // columns)
-    with drawing(path, rows, columns, (2.5 * columns, 2.8 * rows + 0.6), title, notice) as axes:
-        for axis in axes.flat:
-            axis.set_axis_off()
-        for axis, image, caption in zip(axes.flat, images, captions, strict=False):
-            axis.imshow(image, cmap="gray", vmin=0, vmax=255)
-            axis.set_title(caption, fontsize="small")
+def _title(train: Split) -> str:
+    copies = int(train.augmented.sum())
+    parts = [f"{copies:,} altered copies balance the classes"] if copies else []
+    if train.views > 1:
+        parts.append(f"each image has {train.views} views, one drawn per epoch")
+    return f"Augmentation: {'; '.join(parts) or 'none, no altered image is trained on'}"
+
+
+def _name_variant(train: Split, number: int) -> str:
+    row, view = divmod(number, train.views)
+    copy = "altered copy" if train.augmented[row] else "original"
+    return copy if not view else f"{copy}, view {view + 1}"
+
+
+def _size(rows: int, columns: int) -> tuple[float, float]:
+    return 2.5 * columns, 2.8 * rows + 0.6
+
+
+def _blank(axes: Any) -> None:
+    for axis in axes.flat:
+        axis.set_axis_off()
+
+
+def _show(axis: Any, image: Pixels, caption: str) -> None:
+    axis.imshow(image, cmap="gray", vmin=0, vmax=255)
+    axis.set_title(caption, fontsize="small")

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pneumonia.augment.build import balance, build_dataset, read_split, view_rng
+from pneumonia.augment.balance import balance
+from pneumonia.augment.build import build_dataset, read_split, seed_view
 from pneumonia.augment.views import draw_view
 from pneumonia.core.dataset import Pixels, write_dataset
 from pneumonia.core.params import AugmentParams
@@ -163,7 +164,7 @@ def test_variants_are_drawn_from_the_presized_image(raw: Path):
     params = change(USUAL, views=2, presize=32)
     train = build_dataset(make_records(), raw, 8, params).train
     image = read_image((raw / train.paths[4]).read_bytes(), 32)
-    assert np.array_equal(train.images[9], draw_view(image, 8, view_rng(params, 4, 1), params))
+    assert np.array_equal(train.images[9], draw_view(image, 8, seed_view(params, 4, 1), params))
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -12,7 +12,8 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from pneumonia.augment.build import balance, read_split
+from pneumonia.augment.balance import balance
+from pneumonia.augment.build import read_split
 from pneumonia.core.params import ModelParams, Params, SplitParams
 from pneumonia.core.params_file import load_params
 from pneumonia.models.classifier import build_model
