@@ -61,8 +61,8 @@ def _title(train: Split) -> str:
 
 def _name_variant(train: Split, number: int) -> str:
     row, view = divmod(number, train.views)
-    copy = "altered copy" if train.augmented[row] else "original"
-    return copy if not view else f"{copy}, view {view + 1}"
+    parts = ["altered copy"] * bool(train.augmented[row]) + [f"view {view + 1}"] * bool(view)
+    return ", ".join(parts) or "original"
 
 
 def _size(rows: int, columns: int) -> tuple[float, float]:

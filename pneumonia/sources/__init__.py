@@ -1,1 +1,1 @@
-"""Where images come from: an existing folder, a download, or synthetic radiographs."""
+"""Where images come from: a folder, a download, or the phantom that draws synthetic radiographs."""

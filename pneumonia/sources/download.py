@@ -10,9 +10,9 @@ from urllib3.util import Retry
 
 from pneumonia.core.errors import InputError
 from pneumonia.core.files import sha256_file
-from pneumonia.sources.folder import _SOURCES, _fresh_folder, _not_laid_out, fetch_folder
+from pneumonia.sources.folder import SOURCES, bad_layout, fetch_folder, fresh_folder
 
-# Pinned to a version: the same commit fetches the same bytes, and kagglehub answers from its cache without asking.
+# The pinned version makes a commit fetch the same bytes, and lets kagglehub use its cache without asking Kaggle.
 KAGGLE_HANDLE = "paultimothymooney/chest-xray-pneumonia/versions/2"
 MENDELEY_FILES = "https://data.mendeley.com/public-files/datasets/rscbjbr9sj/files"
 MENDELEY_URL = f"{MENDELEY_FILES}/f12eaf6d-6023-432f-acc9-80c9d7393433/file_downloaded"
@@ -21,36 +21,37 @@ _RETRIES = Retry(total=3, backoff_factor=0.5, status_forcelist=(429, 500, 502, 5
 
 
 def fetch_kaggle(out: Path) -> None:
-    """Fetch https://www.kaggle.com/datasets/paultimothymooney/chest-xray-pneumonia into kagglehub's cache, then `out`.
+    """Fetch https://www.kaggle.com/datasets/paultimothymooney/chest-xray-pneumonia into kagglehub's cache and `out`.
 
     Raises:
-        InputError: the download failed. Others as in `fetch_folder`.
+        InputError: the download failed; also as in `fetch_folder`.
     """
-    import kagglehub  # Slow, and the other sources do without.
+    import kagglehub  # slow to import, and the other sources do without
 
     try:
         folder = kagglehub.dataset_download(KAGGLE_HANDLE)
-    except Exception as error:  # kagglehub's own errors have no base class in common
+    except Exception as error:  # kagglehub's errors share no base class
         raise _not_downloaded(f"{KAGGLE_HANDLE}: {error}", "check the network and your kaggle.json") from error
     fetch_folder(Path(folder), out)
 
 
 def fetch_mendeley(out: Path, downloads: Path = Path("data/downloads")) -> None:
-    """Fetch ChestXRay2017.zip (1,235,512,464 bytes) of https://data.mendeley.com/datasets/rscbjbr9sj/2, and unpack it.
+    """Download ChestXRay2017.zip (1,235,512,464 bytes) of https://data.mendeley.com/datasets/rscbjbr9sj/2 and unpack.
 
-    A broken download stays in `downloads` and goes on where it stopped; a whole one, also one from a browser, is not
-    asked for again. Mendeley Data redirects `public-files/datasets/<id>/files/<file id>/file_downloaded` to its storage
-    and lists checksums at `public-api/datasets/<id>/files?folder_id=root&version=2`, as `content_details.sha256_hash`.
+    An interrupted download stays in `downloads` and resumes; a complete one, also from a browser, is used as it is.
+    Mendeley Data redirects `public-files/datasets/<id>/files/<file id>/file_downloaded` to its storage, and lists
+    checksums at `public-api/datasets/<id>/files?folder_id=root&version=2`, as `content_details.sha256_hash`.
 
     Raises:
-        InputError: the download failed, its checksum is wrong, or an entry points outside. Others as in `fetch_folder`.
+        InputError: the download failed, its checksum is wrong, or an entry points outside the archive; also as in
+            `fetch_folder`.
     """
     archive = downloads / "ChestXRay2017.zip"
     _download(MENDELEY_URL, archive, MENDELEY_SHA256)
-    with zipfile.ZipFile(archive) as content, _fresh_folder(downloads / "unpacked") as folder:
+    with zipfile.ZipFile(archive) as content, fresh_folder(downloads / "unpacked") as folder:
         for name in content.namelist():
             if name.startswith("/") or ".." in name.split("/"):
-                raise _not_laid_out(f"{archive} holds {name}, which points outside of it.")
+                raise bad_layout(f"{archive} holds {name}, which points outside the archive.")
         content.extractall(folder)
         fetch_folder(folder, out)
 
@@ -63,14 +64,14 @@ def _download(url: str, file: Path, sha256: str) -> None:
     try:
         _resume(url, file)
     except requests.RequestException as error:
-        raise _not_downloaded(f"{url}: {error}", f"run it again to go on, or save that address as {file}") from error
+        raise _not_downloaded(f"{url}: {error}", f"run it again to resume, or save that address as {file}") from error
     if (received := sha256_file(file)) != sha256:
         file.unlink()
-        raise _not_downloaded(f"{url} sent SHA-256 {received} instead of {sha256}", "run it again to start afresh")
+        raise _not_downloaded(f"{url} sent SHA-256 {received} instead of {sha256}", "run it again to start over")
 
 
 def _resume(url: str, file: Path) -> None:
-    # If-Range is not needed: parts of two different files cannot have the checksum, which is known beforehand.
+    # No If-Range: parts of two different files cannot have the known checksum.
     start = file.stat().st_size
     headers = {"Accept-Encoding": "identity", "Range": f"bytes={start}-", "User-Agent": "pneumonia"}
     with requests.Session() as session:
@@ -78,10 +79,10 @@ def _resume(url: str, file: Path) -> None:
             session.mount(scheme, HTTPAdapter(max_retries=_RETRIES))
         with session.get(url, headers=headers, stream=True, timeout=(10, 60)) as response, file.open("ab") as stream:
             if response.status_code == requests.codes.requested_range_not_satisfiable:
-                return  # Nothing is left to send; the checksum tells whether what is here is right.
+                return  # nothing is left to send; the checksum tells whether the file is right
             response.raise_for_status()
             if response.status_code != requests.codes.partial_content:
-                start = stream.truncate(0)  # The server sends everything anew.
+                start = stream.truncate(0)  # the server sends the whole file
             total = start + int(response.headers.get("Content-Length", 0))
             with tqdm(total=total, initial=start, desc=file.name, unit="B", unit_scale=True, disable=None) as progress:
                 for chunk in response.iter_content(1 << 18):
@@ -89,4 +90,4 @@ def _resume(url: str, file: Path) -> None:
 
 
 def _not_downloaded(what: str, remedy: str) -> InputError:
-    return InputError(f"Download failed: {what}.", expected="the published file", remedy=f"{remedy}, {_SOURCES}")
+    return InputError(f"Download failed: {what}.", expected="the published file", remedy=f"{remedy}, {SOURCES}")
