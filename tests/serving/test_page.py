@@ -202,7 +202,7 @@ def test_a_radiograph_gets_the_answer_of_the_predictor_and_the_rule_behind_it(pa
     expect_answer(page, predict(predictor, PNG))
     answer = page.locator(".said")
     expect(answer).to_contain_text("Calibrated probability of PNEUMONIA")
-    expect(answer).to_contain_text("from a threshold of 50.0% (rule: fixed)")
+    expect(answer).to_contain_text("at or above the threshold of 50.0% (rule: fixed)")
     expect(answer).to_contain_text("Model version 1")
     assert page.get_by_text("does not look like").count() == 0
 
@@ -321,7 +321,7 @@ def test_a_phone_shows_everything_without_scrolling_sideways(browser: BrowserCon
 def test_the_page_introduces_itself_with_its_warnings_and_the_model_card(page: Page):
     for text in (
         "Not a medical device. Do not use it to guide the care of a patient.",
-        "Synthetic radiographs: no clinical meaning. Its answers for real radiographs mean nothing.",
+        "Synthetic radiographs: no clinical meaning. Answers of this model for real radiographs mean nothing.",
     ):
         expect(page.get_by_role("note").filter(has_text=text)).to_be_visible()
     assert page.locator("html").get_attribute("lang") == "en"
