@@ -1,24 +1,36 @@
-"""MLflow stores of projects of their own."""
+"""MLflow stores for tests."""
 
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import mlflow
 import pytest
 
+from benchmarks.servers import HOST, find_port, serving
 from pneumonia.tracking.connection import PATIENCE, connect
+
+
+@cache
+def make_tables() -> TemporaryDirectory[str]:
+    """Return a folder with an empty store: creating its tables takes seconds, a copy does not."""
+    folder = TemporaryDirectory()  # deleted when the process ends
+    mlflow.MlflowClient(f"sqlite:///{folder.name}/mlflow.db").search_experiments()
+    return folder
 
 
 @contextmanager
 def working_in(folder: Path, store: Path | None = None, **environment: str) -> Iterator[Path]:
-    """Work in an empty project that MLflow is connected to, and yield its store's file.
+    """Work in a project, with MLflow connected to its store, made if there is none, and yield the store's file.
 
     Args:
         folder: of the project.
-        store: of which the project gets a copy: making the tables takes seconds. Artifacts are not copied.
-        environment: of the project.
+        store: file to copy the store from, since creating tables takes seconds. Artifacts are not copied.
+        environment: variables to set meanwhile.
     """
     with pytest.MonkeyPatch.context() as patch:
         for name in ("MLFLOW_TRACKING_URI", "PNEUMONIA_PROMOTER"):
@@ -28,11 +40,22 @@ def working_in(folder: Path, store: Path | None = None, **environment: str) -> I
         for name, value in environment.items():
             patch.setenv(name, value)
         patch.chdir(folder)
-        if store:
+        if not Path("mlruns").exists():
             Path("mlruns").mkdir()
-            shutil.copy(store, "mlruns")
+            shutil.copy(store or Path(make_tables().name, "mlflow.db"), "mlruns")
         connect()
         try:
             yield folder / "mlruns" / "mlflow.db"
         finally:
             mlflow.set_tracking_uri(None)  # pyright: ignore[reportArgumentType]
+
+
+@contextmanager
+def serving_store(store: Path) -> Iterator[str]:
+    """Serve a store as `mlflow server` does while the block runs, and yield its address."""
+    address = f"http://{HOST}:{(port := find_port())}"
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{store}"]
+    command += ["--port", str(port), "--workers", "1"]
+    # Jobs would start seven processes that nobody needs here.
+    with serving(command, f"{address}/health", store.parent, MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"):
+        yield address

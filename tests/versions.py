@@ -10,12 +10,12 @@ from mlflow.entities.model_registry import ModelVersion
 
 from pneumonia.core.files import sha256_file
 from pneumonia.core.params import Gates
-from pneumonia.registry import gate as gate
-from pneumonia.registry.promotion import MODEL_NAME, find_alias, promote
+from pneumonia.registry.promotion import promote
+from pneumonia.registry.versions import MODEL_NAME, find_alias
 
 GATES = Gates(
     min_roc_auc=0.8, min_sensitivity=0.8, min_specificity=0.8, max_calibration_error=0.1,
-    margin=0.02, min_common_images=50,
+    margin_roc_auc=0.02, margin_sensitivity=0.05, margin_specificity=0.05, min_common_images=50,
 )  # fmt: skip
 
 
@@ -26,7 +26,7 @@ TAGS = {
 
 
 def draw_images(count: int = 200, of_each: int = 1, first: int = 0) -> pd.DataFrame:
-    """Return test images as the evaluate stage writes them, of which nothing is said yet.
+    """Return test images as the evaluate stage writes them, without predictions yet.
 
     Args:
         count: of images, the even ones ill.
@@ -42,7 +42,7 @@ def draw_images(count: int = 200, of_each: int = 1, first: int = 0) -> pd.DataFr
     })  # fmt: skip
 
 
-def say(images: pd.DataFrame, noise: float, seed: int = 0) -> pd.DataFrame:
+def predict(images: pd.DataFrame, noise: float, seed: int = 0) -> pd.DataFrame:
     """Return images with probabilities that are the truth and some noise: the more, the lower the ROC AUC."""
     seen = images["actual"] - 0.5 + noise * np.random.default_rng(seed).normal(size=len(images))
     return images.assign(finetuned=(1 / (1 + np.exp(-seen))).round(9))
@@ -54,9 +54,8 @@ def register(said: pd.DataFrame, **tags: str) -> ModelVersion:
     (folder / "artifacts").mkdir(parents=True)
     said.to_csv(folder / "artifacts/predictions.csv", index=False)
     identity = {"package_sha256": sha256_file(folder / "artifacts/predictions.csv")}
-    client = mlflow.MlflowClient()
-    client.create_model_version(MODEL_NAME, folder.as_uri(), tags=TAGS | identity | tags)
-    return find_version(len(client.search_model_versions(f"name = '{MODEL_NAME}'")))
+    created = mlflow.MlflowClient().create_model_version(MODEL_NAME, folder.as_uri(), tags=TAGS | identity | tags)
+    return find_version(created.version)
 
 
 def find_version(number: int | str) -> ModelVersion:
@@ -79,4 +78,4 @@ def find_champion() -> int | str | None:
 IMAGES = draw_images()
 
 
-GOOD, WORSE = say(IMAGES, 0.3), say(IMAGES, 0.8)
+GOOD, WORSE = predict(IMAGES, 0.3), predict(IMAGES, 0.8)

@@ -8,8 +8,7 @@ import pandas as pd
 
 from pneumonia.core.errors import InputError
 from pneumonia.core.params_file import load_params
-from pneumonia.registry.promotion import MODEL_NAME
-from pneumonia.registry.versions import describe_versions
+from pneumonia.registry.versions import MODEL_NAME, describe_versions
 
 METRICS = Path("reports/metrics.json")
 

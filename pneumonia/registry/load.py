@@ -4,28 +4,37 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from pneumonia.inference.predictor import Predictor
-from pneumonia.registry.versions import download_version, ensure_unchanged, get_version
+from pneumonia.registry.verify import ensure_unchanged
+from pneumonia.registry.versions import download_version, get_version
+
+
+def is_file(name: str) -> bool:
+    """Return whether `name` is the path of a .keras file, not a registered version."""
+    return name.endswith(".keras")
 
 
 def find_current(name: str) -> str:
-    """Return what `name` stands for now: the number of a version, or the path itself.
+    """Return the number of the version that `name` stands for now.
+
+    Args:
+        name: champion, challenger or the number of a version.
+
+    Raises:
+        InputError: there is no such version.
+    """
+    return str(get_version(name).version)
+
+
+def load_predictor(name: str) -> Predictor:
+    """Load a model.
 
     Args:
         name: champion, challenger, the number of a version, or the path of a .keras file.
 
     Raises:
-        InputError: there is no such version.
-    """
-    return name if name.endswith(".keras") else str(get_version(name).version)
-
-
-def load_predictor(name: str) -> Predictor:
-    """Load a model by name, see `find_current`.
-
-    Raises:
         InputError: there is no such model, or its files are not what was registered.
     """
-    if name.endswith(".keras"):
+    if is_file(name):
         return Predictor.read(Path(name))
     version = get_version(name)
     with TemporaryDirectory() as folder:  # of a server's versions the files would pile up

@@ -125,7 +125,7 @@ def test_no_value_has_a_default(tmp_path: Path, key: str):
         ("evaluate.sensitivity_floor", 1.1, "less than or equal to 1"),
         ("evaluate.resamples", 99, "greater than or equal to 100"),
         ("register.gates.min_common_images", 0, "greater than or equal to 1"),
-        ("register.gates.margin", -0.01, "greater than or equal to 0"),
+        ("register.gates.margin_roc_auc", -0.01, "greater than or equal to 0"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_with_its_value_and_the_expectation(
@@ -204,7 +204,7 @@ def test_flat_lists_every_value_of_the_file_under_its_dotted_name():
     flat = load_params(COMMITTED).flat()
     assert sorted(flat) == sorted(leaves(tree))
     assert flat["split.ratios.val"] == tree["split"]["ratios"]["val"]
-    assert flat["register.gates.margin"] == tree["register"]["gates"]["margin"]
+    assert flat["register.gates.margin_roc_auc"] == tree["register"]["gates"]["margin_roc_auc"]
     assert flat["augment.brightness"] == tree["augment"]["brightness"]
 
 

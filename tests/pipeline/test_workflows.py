@@ -12,7 +12,7 @@ from projects import ROOT, clean_environment, copy_project, run, set_params
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 JOB = yaml.safe_load((ROOT / ".github" / "workflows" / "retrain.yml").read_text())["jobs"]["retrain"]
 GATES = {"min_roc_auc": 0.6, "min_sensitivity": 0.1, "min_specificity": 0.0, "max_calibration_error": 1.0,
-         "margin": 0.05, "min_common_images": 20}  # fmt: skip
+         "margin_roc_auc": 0.05, "margin_sensitivity": 1.0, "margin_specificity": 1.0, "min_common_images": 20}  # fmt: skip
 SEEING = {  # the tiny backbone sees nothing whatever its training
     "data": {"images": 300}, "model": {"backbone": "efficientnet_lite0", "weights": "imagenet", "image_size": 96},
     "train": {"epochs": 10, "learning_rate": 3e-3}, "finetune": {"epochs": 1}, "register": {"gates": GATES},
@@ -102,7 +102,7 @@ def test_a_pull_request_that_makes_the_model_worse_ends_red_with_the_reason(clon
     assert status, printed
     assert "This model is refused: " in printed and "Traceback" not in printed
     assert summary.startswith("# Retraining: refused")
-    assert "roc_auc above main's, lower bound, at least | -" in summary
+    assert "roc_auc minus main's, lower bound, at least | -" in summary
     assert read_gain(summary, "roc_auc") < 0
 
 
@@ -138,7 +138,7 @@ def test_what_a_person_types_reaches_the_pipeline_and_no_shell(clone: Path) -> N
 def test_a_run_by_hand_takes_its_inputs_and_promotes_only_if_told_to(clone: Path) -> None:
     inputs = {
         "recipe": "patient_views",
-        "overrides": "finetune.epochs=2 register.gates.margin=1.0",
+        "overrides": "finetune.epochs=2 register.gates.margin_roc_auc=1.0",
         "promote": "false",
     }
     status, printed, summary = run_job(clone, "workflow_dispatch", **inputs)

@@ -29,8 +29,8 @@ from pneumonia.images.decode import read_image
 from pneumonia.inference.operating_point import OperatingPoint
 from pneumonia.inference.scores import score_images
 from pneumonia.models.classifier import build_model, load_model, save_model
-from pneumonia.registry.promotion import promote
 from pneumonia.registry.package import Package, register_package
+from pneumonia.registry.promotion import promote
 from pneumonia.registry.verify import find_changes
 from pneumonia.registry.versions import (
     MODEL_NAME,

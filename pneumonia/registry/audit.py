@@ -1,0 +1,115 @@
+"""The audit trail: who made which version champion, when and why."""
+
+import getpass
+import json
+import os
+import subprocess
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+
+import mlflow
+
+from pneumonia.core.errors import InputError
+from pneumonia.registry.versions import MODEL_NAME, find_model
+from pneumonia.tracking.connection import connect, reaching
+
+TRAIL = "audit."  # and a number: the tags of the registered model that hold the records
+LIMIT = 5000  # characters that MLflow's tables hold in a tag; MLflow itself allows 100,000, SQLite any number
+Record = dict[str, Any]  # its fields are listed at `read_audit`
+
+
+def find_promoter() -> str:
+    """Return who promotes: PNEUMONIA_PROMOTER, else git's user.name, else the name of the account.
+
+    The last identifies nobody, but a retraining in a container without a git name has to finish.
+
+    Raises:
+        InputError: none of them is set.
+    """
+    name = os.environ.get("PNEUMONIA_PROMOTER", "").strip()
+    with suppress(FileNotFoundError):  # git is not installed
+        git = ["git", "config", "user.name"]
+        name = name or subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    try:
+        return name or getpass.getuser()
+    except (KeyError, OSError):
+        raise InputError(
+            "The promoter has no name.",
+            expected="PNEUMONIA_PROMOTER, git's user.name or an account with a name",
+            remedy='git config user.name "..."',
+        ) from None
+
+
+@reaching("reading the registry")
+def read_audit() -> list[Record]:
+    """Return all promotions and rollbacks on record, the oldest first.
+
+    Fields: action (promote or rollback), version, former (the champion until then, or None), by, at (ISO 8601, UTC),
+    reason, forced, evidence, and took_place. The last is derived: a process killed between record and alias leaves the
+    former champion in place, which the next record, or else the alias, shows. An alias put back by hand looks the same,
+    and is the same for the champion.
+    """
+    connect()
+    return list(read_trail()[0].values())
+
+
+@reaching("reading the registry")
+def find_lineage() -> list[str]:
+    """Return the versions that lead to the present champion, itself included, the oldest first.
+
+    They are the champions that nobody rolled back.
+    """
+    connect()
+    return list(dict.fromkeys(version for version in read_trail()[1] if version))
+
+
+def read_trail() -> tuple[dict[int, Record], list[str | None]]:
+    """Return the records by number, and the champions as a stack with the present one on top.
+
+    A promotion pushes a version, a rollback pops one; a version that the alias was moved to by hand is pushed too.
+    """
+    model = find_model(MODEL_NAME)
+    tags, aliases = (model.tags, model.aliases) if model else ({}, {})
+    kept = {int(key.removeprefix(TRAIL)): json.loads(tag) for key, tag in tags.items() if key.startswith(TRAIL)}
+    trail: dict[int, Record] = dict(sorted(kept.items()))
+    champion = str(aliases["champion"]) if "champion" in aliases else None
+    followed = [*[record["former"] for record in trail.values()][1:], champion]
+    stack: list[str | None] = [None]
+    for record, then in zip(trail.values(), followed, strict=False):
+        record["took_place"] = then != record["former"]
+        if record["took_place"]:
+            stack += [record["former"]] if stack[-1] != record["former"] else []
+            stack = stack[:-1] if record["action"] == "rollback" else [*stack, record["version"]]
+    return trail, stack if stack[-1] == champion else [*stack, champion]
+
+
+def write_record(trail: dict[int, Record], record: Record) -> None:
+    """Append a record to the trail that `read_trail` returned."""
+    key = f"{TRAIL}{max(trail, default=0) + 1:04}"
+    mlflow.MlflowClient().set_registered_model_tag(MODEL_NAME, key, json.dumps(record))
+
+
+def check_record(record: Record) -> None:
+    """Refuse a record without a required reason, or longer than a tag may be.
+
+    Raises:
+        InputError: as said.
+    """
+    if not record["reason"].strip() and (record["forced"] or record["action"] == "rollback"):
+        raise InputError(
+            "A forced promotion or rollback has no reason.",
+            expected="a reason that others understand a year later",
+            remedy='--reason "..."',
+        )
+    if (length := len(json.dumps(record))) > LIMIT:
+        raise InputError(
+            f"The audit record has {length} characters.",
+            expected=f"at most {LIMIT}, the size of a tag in MLflow",
+            remedy="name long evidence by its run or SHA-256",
+        )
+
+
+def stamp() -> str:
+    """Return the time as a record holds it: ISO 8601, UTC, seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
