@@ -9,7 +9,7 @@ from pneumonia.core.stage import run_stage
 from pneumonia.models.activations import ActivationCache
 from pneumonia.models.classifier import load_model
 from pneumonia.models.cut import find_layer, get_backbone
-from pneumonia.tracking.runs import phase_run
+from pneumonia.tracking.phase_run import phase_run
 from pneumonia.training.fit import make_deterministic
 from pneumonia.training.phase import find_state, run_phase
 

@@ -8,7 +8,7 @@ from pneumonia.core.params import ModelParams, Params, TrainParams
 from pneumonia.core.stage import run_stage
 from pneumonia.models.activations import ActivationCache
 from pneumonia.models.classifier import build_model
-from pneumonia.tracking.runs import phase_run
+from pneumonia.tracking.phase_run import phase_run
 from pneumonia.training.fit import make_deterministic
 from pneumonia.training.phase import find_state, run_phase
 

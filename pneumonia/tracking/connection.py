@@ -1,4 +1,4 @@
-"""Find MLflow's store, a server or the project's own file, and explain what goes wrong on the way."""
+"""Connect to MLflow's store, a tracking server or the project's own file, and explain what fails on the way."""
 
 import logging
 import os
@@ -15,16 +15,16 @@ from pneumonia.core.errors import InputError
 from pneumonia.core.files import project_home
 
 EXPERIMENT = "pneumonia"
-# A refused connection is given up after three seconds; with MLflow's own values it takes four minutes.
+# Gives up a refused connection after three seconds; MLflow's own values take four minutes.
 PATIENCE = {"MAX_RETRIES": "2", "BACKOFF_FACTOR": "1", "TIMEOUT": "30"}
 
 
 class UnreachableError(InputError):
-    """A tracking server that does not answer, or answers that it cannot."""
+    """A tracking server does not answer, or answers that it cannot serve the request now."""
 
 
 def find_server() -> str:
-    """Return the address of the tracking server without credentials, empty where the store is none."""
+    """Return the tracking server's address without credentials; empty when the store is not a server."""
     uri = urlsplit(os.environ.get("MLFLOW_TRACKING_URI", ""))
     address = f"{uri.scheme}://{uri.netloc.rpartition('@')[2]}{uri.path}".rstrip("/")
     return address if uri.scheme in ("http", "https") else ""
@@ -32,29 +32,32 @@ def find_server() -> str:
 
 @contextmanager
 def reaching(doing: str = "") -> Iterator[None]:
-    """Explain what goes wrong with a tracking server, and while doing what; errors of a local store pass as they are.
+    """Turn a tracking server's failures into errors that people can act on; errors of a local store pass unchanged.
+
+    Args:
+        doing: what the block does, starting with a verb in -ing, such as "promoting a version".
 
     Raises:
-        UnreachableError: it does not answer, or with HTTP 408, 429 or 5xx.
-        InputError: it refuses with another status, as 400, 401 and 403.
+        UnreachableError: the server does not answer, or answers with HTTP 408, 429 or 5xx.
+        InputError: it refuses with another status, such as 400, 401 or 403.
     """
     try:
         yield
     except (MlflowException, requests.RequestException) as error:
         if not (server := find_server()):
             raise
-        status = _find_status(error)
+        status, reason, meanwhile = _find_status(error), _find_reason(error), f" while {doing}" if doing else ""
         if status in (408, 429) or status >= 500:
             raise UnreachableError(
-                f"The MLflow server {server} cannot be reached{doing}: {_find_reason(error)}.",
-                expected="a server that answers, as `make server` starts one",
-                remedy="start it, or correct MLFLOW_TRACKING_URI, and run the same command again; nothing is lost",
+                f"The MLflow server {server} cannot be reached{meanwhile}: {reason}.",
+                expected="a server that answers, see docs/server.md",
+                remedy="start it or correct MLFLOW_TRACKING_URI, then run the same command again; nothing is lost",
             ) from error
         raise InputError(
-            f"The MLflow server {server} refuses with HTTP {status}{doing}: {_find_reason(error)}",
-            expected="a server that knows the caller, if it asks for one, and takes what is sent",
-            remedy="look at MLFLOW_TRACKING_URI, _USERNAME, _PASSWORD and _TOKEN, and run the same command again; "
-            "what no server takes is given up by deleting its folder in mlruns/spool",
+            f"The MLflow server {server} refused the request with HTTP {status}{meanwhile}: {reason}.",
+            expected="a server that knows the caller, if it asks who calls, and accepts what is sent",
+            remedy="check MLFLOW_TRACKING_URI, _USERNAME, _PASSWORD and _TOKEN, then run the command again; to give up "
+            "a run that no server accepts, delete its folder in mlruns/spool",
         ) from error
 
 
@@ -65,29 +68,29 @@ def _find_status(error: MlflowException | requests.RequestException) -> int:
 
 
 def _find_reason(error: BaseException) -> str:
-    # The innermost says it in a few words and without the address, which may hold a password.
+    # The innermost error is short and does not contain the address, which may hold a password.
     while isinstance(error.__context__, OSError | urllib3.exceptions.HTTPError | MlflowException):
         error = error.__context__
-    return " ".join(str(error).split())
+    return " ".join(str(error).split()).rstrip(".")
 
 
-@reaching()
+@reaching("looking up the experiment")
 def connect() -> str:
-    """Point MLflow at MLFLOW_TRACKING_URI, else at the project's SQLite store, and return the experiment's id.
+    """Connect MLflow to MLFLOW_TRACKING_URI, or to the project's SQLite store, and return the experiment's id.
 
     Raises:
-        InputError: a server does not answer or refuses.
+        InputError: the server does not answer or refuses, see `reaching`.
     """
     home = project_home() / "mlruns"
     artifacts = None
-    if not os.environ.get("MLFLOW_TRACKING_URI"):  # empty as GitHub leaves a variable that was not set
+    if not os.environ.get("MLFLOW_TRACKING_URI"):  # GitHub sets a missing variable to an empty string
         home.mkdir(exist_ok=True)
         mlflow.set_tracking_uri(f"sqlite:///{home / 'mlflow.db'}")
         artifacts = (home / "artifacts").as_uri()
     elif find_server():
         for name, value in PATIENCE.items():
             os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
-        for library in ("urllib3.connectionpool", "mlflow.system_metrics"):  # one warning, ours, is enough
+        for library in ("urllib3.connectionpool", "mlflow.system_metrics"):  # our own message is enough
             logging.getLogger(library).setLevel(logging.CRITICAL)
     if experiment := mlflow.get_experiment_by_name(EXPERIMENT):
         return experiment.experiment_id

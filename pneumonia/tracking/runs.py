@@ -1,230 +1,48 @@
-"""Record training phases as MLflow runs, whether they ran here or DVC restored their outputs."""
+"""Find runs by the model they made, and add to finished ones."""
 
 import json
-import os
-import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from uuid import uuid4
 
 import mlflow
-import pandas as pd
-from matplotlib.figure import Figure
-from mlflow.data.numpy_dataset import from_numpy
 from mlflow.entities import Run
-from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-from mlflow.tracking.context.registry import resolve_tags
 
-from pneumonia.core.dataset import Dataset, read_dataset
 from pneumonia.core.files import sha256_bytes, sha256_file
-from pneumonia.core.params import Params
-from pneumonia.core.tables import SPLITS, write_table
-from pneumonia.tracking.connection import connect, find_server, reaching
-from pneumonia.tracking.provenance import describe_code
-from pneumonia.tracking.spool import KEY, Entry, Recorder, find_waiting, open_run, send_waiting
+from pneumonia.tracking.connection import connect, reaching
 
 Phase = str  # "train" or "finetune"
 
 
-def send_spooled() -> int:
-    """Send what a tracking server could not be told before, and return of how many phases.
-
-    Raises:
-        InputError: it still does not answer, or refuses.
-    """
-    return send_waiting(connect()) if find_server() and find_waiting() else 0
-
-
-class PhaseRun:
-    """The MLflow run of a training phase. While the server cannot be reached its id is empty, see `spool`."""
-
-    def __init__(self, recorder: Recorder) -> None:
-        self._recorder = recorder
-
-    @property
-    def run(self) -> Run:
-        """Return MLflow's own description of the run."""
-        return self._recorder.run
-
-    def log_metrics(self, metrics: dict[str, float], step: int = 0) -> None:
-        """Add metrics at one step."""
-        now = _now()
-        self._recorder.record({"metrics": [[name, float(value), now, step] for name, value in metrics.items()]})
-
-    def log_epoch(self, epoch: int, logs: dict[str, float], rates: pd.DataFrame) -> None:
-        """Add the metrics of an epoch, and what the optimiser used in it.
-
-        Args:
-            epoch: number from 0 as in Keras; MLflow shows it from 1.
-            logs: metrics of the epoch. What `rates` holds step by step is left out.
-            rates: columns learning_rate and perhaps momentum, indexed by the optimiser's step from 1.
-        """
-        now = _now()
-        points = [[name, float(value), now, epoch + 1] for name, value in logs.items() if name not in rates]
-        for name, values in rates.items():
-            points += [[name, float(value), now, int(step)] for step, value in zip(rates.index, values, strict=True)]
-        self._recorder.record({"metrics": points})
-
-    def log_range_test(self, table: pd.DataFrame, learning_rate: float, figure: Figure) -> None:
-        """Add a range test: its table, its figure, and the metric `found_learning_rate`."""
-        self.log_metrics({"found_learning_rate": learning_rate})
-        with tempfile.TemporaryDirectory() as folder:
-            shown = Path(folder) / "range_test"
-            write_table(table, shown / "range_test.csv")
-            figure.savefig(shown / "range_test.png")
-            self._recorder.record({}, Path(folder))
-
-    def log_best(self, best: dict[str, float]) -> None:
-        """Add the metrics of the kept epoch as `best_val_loss` and so on: sweeps are ranked by them."""
-        self.log_metrics({f"best_{name}": value for name, value in best.items()})
-
-    def tag(self, tags: dict[str, str]) -> None:
-        """Add tags."""
-        self._recorder.record({"tags": tags})
-
-    def tag_model(self, model: Path) -> None:
-        """Link the run to the model it made by the model's SHA-256."""
-        self.tag({"model_sha256": sha256_file(model)})
-
-    def link_initial_run(self, initial: Path) -> None:
-        """Name the run that made the model this phase starts from; without a server the register stage does."""
-        self._recorder.attempt(lambda: link_initial_run(self.run, initial))
-
-
-@contextmanager
-def phase_run(phase: Phase, params: Params, dataset: Dataset, dataset_path: Path, state: Path) -> Iterator[PhaseRun]:
-    """Open the run of a training phase, the same one again when a killed phase resumes.
-
-    A tracking server that cannot be reached does not stop it: see `spool`.
+@reaching("looking up a run")
+def find_run(phase: Phase, model: Path, experiment: str | None = None) -> Run | None:
+    """Return the latest run of a phase that made exactly this model, or None.
 
     Args:
         phase: "train" or "finetune".
-        params: all of params.yaml; logged flattened.
-        dataset: its counts are logged.
-        dataset_path: file whose SHA-256 identifies the data.
-        state: folder of the phase's training state; remembers the run.
+        model: file whose SHA-256 the run is tagged with.
+        experiment: name of the DVC experiment that the run must belong to; None for any.
     """
-    remembered = state / "mlflow_run"
-    resumed = remembered.exists()
-    state.mkdir(parents=True, exist_ok=True)
-    key = remembered.read_text() if resumed else uuid4().hex
-    remembered.write_text(key)
-    recorder = Recorder(_describe_run(key, phase, params, dataset_path), tolerant=True)
-    recorder.attempt(send_spooled)  # first, as the beginning of this very run may be among it
-    started = time.monotonic()
-    with _recording(recorder, params, dataset, resumed) as run:
-        monitor = _watch_system(run.run.info.run_id, resumed) if recorder.reached else None
-        try:
-            yield run
-            run.log_metrics({"duration_seconds": round(time.monotonic() - started, 1)})
-        finally:
-            if monitor and recorder.reached:
-                monitor.finish()
-            elif monitor:  # it may be waiting for the server
-                threading.Thread(target=monitor.finish, daemon=True).start()
-
-
-def _watch_system(run_id: str, resumed: bool) -> SystemMetricsMonitor:
-    monitor = SystemMetricsMonitor(run_id, sampling_interval=2, resume_logging=resumed)
-    monitor.start()
-    return monitor
-
-
-def _describe_run(key: str, phase: Phase, params: Params, dataset: Path) -> Entry:
-    experiment_name = os.environ.get("DVC_EXP_NAME")
-    tags = {KEY: key, "phase": phase, "dataset_sha256": sha256_file(dataset), **describe_code()}
-    tags |= {"dvc_exp_name": experiment_name} if experiment_name else {}
-    tags |= {"mlflow.note.content": params.data.notice} if params.data.notice else {}
-    name = f"{experiment_name or params.recipe} {phase}"
-    return {"name": name, "start_time": _now(), "tags": resolve_tags(tags)}
-
-
-@contextmanager
-def _recording(recorder: Recorder, params: Params, dataset: Dataset, resumed: bool = False) -> Iterator[PhaseRun]:
-    def open_it() -> Run:
-        run = open_run(connect(), recorder.opening)
-        if run.info.status != "RUNNING":
-            mlflow.MlflowClient().update_run(run.info.run_id, "RUNNING")
-        return run
-
-    recorder.run = recorder.attempt(open_it) or recorder.run
-    status = "FAILED"
-    try:
-        # They cannot change, so a run that has them, or is going to when what it left is sent, gets none.
-        if not (recorder.run.data.params if recorder.reached else resumed):
-            recorder.record(_describe_inputs(params, dataset, recorder.opening["tags"]["dataset_sha256"]))
-        yield PhaseRun(recorder)
-        status = "FINISHED"
-    finally:
-        recorder.record({"end": [status, _now()]})
-        recorder.hand_over()
-
-
-def _describe_inputs(params: Params, dataset: Dataset, sha256: str) -> Entry:
-    entry: Entry = {"params": {name: str(value) for name, value in params.flat().items()}, "inputs": {}}
-    for split in SPLITS:
-        part = getattr(dataset, split)
-        entry["params"][f"images.{split}"] = str(len(part.labels))
-        digest = sha256[:32]  # MLflow keeps at most 36 characters
-        data = from_numpy(
-            part.images[:: part.views], targets=part.labels, name=f"{params.data.source} {split}", digest=digest
-        )  # pyright: ignore
-        entry["inputs"][split] = data.to_dict()
-    return entry
-
-
-def _now() -> int:
-    return int(time.time() * 1000)
-
-
-@reaching()
-def link_initial_run(run: Run, initial: Path) -> None:
-    """Name in a fine-tune run the run that made the model it started from."""
-    if found := find_run("train", initial):
-        mlflow.MlflowClient().set_tag(run.info.run_id, "initial_run_id", found.info.run_id)
-
-
-@reaching()
-def find_run(phase: Phase, model: Path, experiment: str | None = None) -> Run | None:
-    """Return the latest run of a phase that made exactly this model, in a DVC experiment when one is named."""
     query = f"tags.phase = '{phase}' and tags.model_sha256 = '{sha256_file(model)}'"
     query += f" and tags.dvc_exp_name = '{experiment}'" if experiment else ""
     runs = mlflow.search_runs([connect()], query, max_results=1, output_format="list")
     return runs[0] if runs else None  # pyright: ignore
 
 
-def ensure_run(
-    phase: Phase, params: Params, dataset: Path, model: Path, replay: Callable[[PhaseRun, Dataset], None]
-) -> Run:
-    """Return the run that made `model`; when DVC restored it instead of training it here, record one.
+@reaching("linking a run to its initial run")
+def link_initial_run(run: Run, initial: Path) -> None:
+    """Tag a fine-tune run with the id of the run that made its initial model, if there is one."""
+    if found := find_run("train", initial):
+        mlflow.MlflowClient().set_tag(run.info.run_id, "initial_run_id", found.info.run_id)
 
-    A DVC experiment has a fine-tune run of its own also when another one made the same model: test metrics may differ.
-    What waits is sent first: the run may be among it.
+
+@reaching("recording an evaluation")
+def record_evaluation(run: Run, metrics: dict[str, float], files: list[Path]) -> None:
+    """Add test metrics and files to a finished run, unless it has exactly these already.
 
     Args:
-        phase, params: as for `phase_run`.
-        dataset: pickle of the augment stage.
-        model: file that the phase wrote.
-        replay: tells a new run what the phase would have told it about this data.
+        run: of the phase that made the model.
+        metrics: logged as `test_<name>`.
+        files: PNG figures, logged below figures/, and others such as report and model card.
     """
-    send_spooled()
-    if run := find_run(phase, model, os.environ.get("DVC_EXP_NAME") if phase == "finetune" else None):
-        return run
-    recorder = Recorder(_describe_run(uuid4().hex, phase, params, dataset), tolerant=False)
-    images = read_dataset(dataset)
-    with _recording(recorder, params, images) as run:
-        run.tag({"restored": "True"})
-        replay(run, images)
-        run.tag_model(model)
-    return recorder.run
-
-
-@reaching()
-def record_evaluation(run: Run, metrics: dict[str, float], files: list[Path]) -> None:
-    """Add test metrics, figures, report and model card to a finished run, once as long as they stay the same."""
     client, run_id = mlflow.MlflowClient(), run.info.run_id
     digest = sha256_bytes("".join([json.dumps(metrics), *map(sha256_file, files)]).encode())
     if client.get_run(run_id).data.tags.get("evaluation_sha256") == digest:

@@ -1,4 +1,4 @@
-"""Tell MLflow about a run; what its server could not be told is kept in mlruns/spool and told later."""
+"""Send a run to MLflow; what its server misses is kept in mlruns/spool and sent later."""
 
 import json
 import shutil
@@ -13,15 +13,15 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 from mlflow.exceptions import MlflowException
 
 from pneumonia.core.files import project_home
-from pneumonia.tracking.connection import UnreachableError, find_server, reaching
+from pneumonia.tracking.connection import UnreachableError, connect, find_server, reaching
 
-KEY = "run_key"  # tag that tells a run from all others also where the server's answer, with its id, was lost
-Entry = dict[str, Any]  # something about a run, as JSON holds it; see `deliver`
+KEY = "run_key"  # tag that identifies a run even if the server's answer, with the run's id, was lost
+Entry = dict[str, Any]  # a part of a run as JSON, see `deliver`
 T = TypeVar("T")
 
 
 def open_run(experiment: str, opening: Entry) -> Run:
-    """Return the run with the key of `opening`, created from its name, start_time and tags when there is none."""
+    """Return the run with the key of `opening`; create it from its name, start_time and tags if there is none."""
     client = mlflow.MlflowClient()
     query = f"tags.{KEY} = '{opening['tags'][KEY]}'"
     if found := client.search_runs([experiment], query, max_results=1):
@@ -30,13 +30,13 @@ def open_run(experiment: str, opening: Entry) -> Run:
 
 
 def deliver(run_id: str, entry: Entry, artifacts: Path | None = None) -> None:
-    """Add an entry to a run; a second time it changes nothing, as MLflow keeps equal points of a metric once.
+    """Add an entry to a run. Adding it again changes nothing, as MLflow keeps equal points of a metric once.
 
     Args:
         run_id: of the run.
-        entry: perhaps `metrics` (list of name, value, time in ms, step), `params`, `tags`, `inputs` (by split), and
-            `end` (status, time in ms).
-        artifacts: folder whose content becomes the run's.
+        entry: any of `metrics` (list of name, value, time in ms, step), `params`, `tags`, `inputs` (data set by split)
+            and `end` (status, time in ms).
+        artifacts: folder whose content is uploaded to the run.
     """
     client = mlflow.MlflowClient()
     client.log_batch(
@@ -52,7 +52,7 @@ def deliver(run_id: str, entry: Entry, artifacts: Path | None = None) -> None:
         except MlflowException as error:
             if error.get_http_status_code() != 400:
                 raise
-            client.log_inputs(run_id, told)  # a run beside it told of the same data at the same moment
+            client.log_inputs(run_id, told)  # another run logged the same data at the same moment
     if artifacts:
         client.log_artifacts(run_id, str(artifacts))
     if "end" in entry:
@@ -60,36 +60,37 @@ def deliver(run_id: str, entry: Entry, artifacts: Path | None = None) -> None:
 
 
 class Recorder:
-    """Tells MLflow about one run; from the first time its server cannot be reached, writes down the rest."""
+    """Sends one run to MLflow; once the server cannot be reached, writes the rest to a journal."""
 
     def __init__(self, opening: Entry, tolerant: bool) -> None:
-        """Open nothing yet.
+        """Create a recorder without asking the server.
 
         Args:
             opening: see `open_run`; the tags hold KEY and the phase.
-            tolerant: whether the caller goes on without the server.
+            tolerant: whether to continue without the server.
         """
         self.opening, self.tolerant, self.reached = opening, tolerant, True
         self.run = Run(RunInfo("", "", "", "RUNNING", opening["start_time"], None, "active"), RunData())
         self.folder = find_spool() / f".{opening['tags'][KEY]}"
-        self.hand_over()  # what the same run left here when it was killed
+        self.hand_over()  # what the same run left when it was killed
 
     def attempt(self, call: Callable[[], T]) -> T | None:
-        """Return what `call` returns; None once the server could not be reached, and nothing is tried any more."""
+        """Return what `call` returns, or None from the first time on that the server cannot be reached."""
         if self.reached:
             try:
-                with reaching():
+                with reaching("recording a run"):
                     return call()
             except UnreachableError as error:
                 if not self.tolerant:
                     raise
                 self.reached = False
-                print(f"{str(error).splitlines()[0]} Going on; {find_spool()} keeps what it misses.", flush=True)
+                first = str(error).splitlines()[0]
+                print(f"{first} Continuing; {find_spool()} keeps what the server misses.", flush=True)
                 self._write(self.opening | {"server": find_server() if self.run.info.run_id else ""})
         return None
 
     def record(self, entry: Entry, artifacts: Path | None = None) -> None:
-        """Deliver an entry, or keep it."""
+        """Deliver an entry, or write it to the journal."""
         self.attempt(lambda: deliver(self.run.info.run_id, entry, artifacts))
         if not self.reached:
             self._write(entry)
@@ -102,14 +103,14 @@ class Recorder:
             file.write(json.dumps(entry) + "\n")
 
     def hand_over(self) -> None:
-        """Leave what was kept to `send_waiting`."""
+        """Hand the journal, if there is one, over to `send_spooled`."""
         if self.folder.exists():
             tags = self.opening["tags"]
             self.folder.rename(find_spool() / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{tags['phase']}-{tags[KEY][:8]}")
 
 
 def find_spool() -> Path:
-    """Return the folder of journals, one folder each; while a phase writes one, its name starts with a dot."""
+    """Return the folder of journals, a folder each; the name of one being written starts with a dot."""
     return project_home() / "mlruns" / "spool"
 
 
@@ -118,22 +119,29 @@ def find_waiting() -> list[Path]:
     return sorted(find_spool().glob("[!.]*"))
 
 
-def send_waiting(experiment: str) -> int:
-    """Send all journals and return how many; one process at a time, as two at once could create a run twice."""
-    with FileLock(find_spool() / ".lock"):
+def send_spooled() -> int:
+    """Send all waiting journals to the tracking server, if there is one, and return their number.
+
+    Raises:
+        InputError: the server does not answer or refuses.
+    """
+    if not (find_server() and find_waiting()):
+        return 0
+    experiment = connect()
+    with FileLock(find_spool() / ".lock"):  # two processes at once could create a run twice
         return sum(_send(journal, experiment) for journal in find_waiting())
 
 
 def _send(journal: Path, experiment: str) -> bool:
     path = journal / "journal.jsonl"
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    whole = [json.loads(line) for line in lines if line.endswith("\n")]  # a full disk may have cut the last one
+    whole = [json.loads(line) for line in lines if line.endswith("\n")]  # a full disk may have truncated the last one
     if whole:
         opening, *entries = whole
         if opening["server"] not in ("", find_server()):
-            print(f"{journal} stays: {opening['server']} has the beginning of that run.", flush=True)
+            print(f"{journal} is kept: the beginning of its run is on {opening['server']}.", flush=True)
             return False
-        with reaching(f", sending {journal}"):
+        with reaching(f"sending {journal}"):
             run_id = open_run(experiment, opening).info.run_id
             for entry in entries:
                 deliver(run_id, entry)

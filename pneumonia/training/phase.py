@@ -23,7 +23,7 @@ CODE = ("core", "models", "training")  # the folders that train and finetune dep
 
 
 class Listener(Protocol):
-    """Follows a phase, as `tracking.runs.PhaseRun` does."""
+    """Follows a phase, as `tracking.phase_run.PhaseRun` does."""
 
     def log_range_test(self, table: pd.DataFrame, learning_rate: float, figure: Figure) -> None:
         """Receive the table of a range test, the learning rate it suggests, and its figure."""
