@@ -1,1 +1,1 @@
-"""The one door from the bytes of a file to pixels."""
+"""The one way from the bytes of a file to pixels."""

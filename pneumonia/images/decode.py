@@ -1,4 +1,4 @@
-"""Turn the bytes of a file into pixels: the only place that does, for training and serving alike."""
+"""Decode images: the only module that does, for training and serving alike."""
 
 import warnings
 from dataclasses import dataclass
@@ -11,27 +11,34 @@ from PIL import Image
 from pneumonia.core.dataset import Pixels
 from pneumonia.images.refusal import MAX_PIXELS, ImageRefusedError
 
-warnings.simplefilter("error", Image.DecompressionBombWarning)  # refused in one way, not printed
-# What pydicom warns of is read all the same, or refused. Not set where it is read: that is in threads.
+warnings.simplefilter("error", Image.DecompressionBombWarning)  # a reason to refuse a file, not to print
+# Filters are global and files are read in threads, so this one is set once. What pydicom warns of is read or refused.
 warnings.filterwarnings("ignore", module="pydicom")
-FORMATS = ("JPEG", "PNG")  # of Pillow; DICOM is read beside them
+FORMATS = ("JPEG", "PNG")  # that Pillow may read; DICOM comes on top
 
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """What validation keeps of a file: size in pixels, how it stores them, standard deviation of its grey values."""
+    """What validation records of an image.
+
+    Attributes:
+        width: in pixels.
+        height: in pixels.
+        mode: Pillow's, or DICOM and photometric interpretation.
+        contrast: standard deviation of the grey values, 0 to 127.5.
+    """
 
     width: int
     height: int
-    mode: str  # Pillow's, or DICOM and photometric interpretation
+    mode: str
     contrast: float
 
 
 def read_file(path: Path) -> bytes:
-    """Return the content of a file.
+    """Read the content of a file.
 
     Raises:
-        ImageRefusedError: it cannot be read: it is gone, a folder, a pipe, a dangling link, or access is denied.
+        ImageRefusedError: the path is a folder, a pipe or a dangling link, or the file is gone or may not be read.
     """
     try:
         if path.is_fifo():  # opening it would wait for a writer
@@ -42,7 +49,7 @@ def read_file(path: Path) -> bytes:
 
 
 def describe_image(content: bytes) -> ImageInfo:
-    """Decode a file completely and describe it.
+    """Decode a file completely and describe its image.
 
     Raises:
         ImageRefusedError: the file is empty, damaged, truncated, too large or of another format.
@@ -53,13 +60,13 @@ def describe_image(content: bytes) -> ImageInfo:
 
 
 def read_image(content: bytes, size: int) -> Pixels:
-    """Decode a file to grey and stretch it to a square.
+    """Decode a file to grey and resize it to a square, bilinearly and without keeping the aspect ratio.
 
-    A JPEG at least twice as large as needed is decoded at 1/2, 1/4 or 1/8 scale, which changes pixels by less than
-    the interpolation does and is several times faster. Transparency is ignored; 16 bits are scaled to 8.
+    A JPEG at least twice as large as needed is decoded at 1/2, 1/4 or 1/8 of its size, which is several times faster
+    and changes pixels less than the interpolation does. Transparency is ignored; 16 bits are scaled to 8.
 
     Args:
-        content: bytes of a JPEG, PNG or DICOM file.
+        content: of a JPEG, PNG or DICOM file.
         size: side of the square in pixels.
 
     Returns:
@@ -72,18 +79,16 @@ def read_image(content: bytes, size: int) -> Pixels:
 
 
 def stretch(grey: Pixels, size: int) -> Pixels:
-    """Stretch grey values (height, width) to a square (size, size)."""
+    """Resize grey values, uint8 (height, width), to a square, uint8 (size, size)."""
     return np.asarray(Image.fromarray(grey).resize((size, size), Image.Resampling.BILINEAR))
 
 
 def _open(content: bytes) -> tuple[Image.Image, str]:
-    """Return an image, which may still have to be decoded, and its mode."""
+    """Return an image, which Pillow may not have decoded yet, and its mode."""
     if not content:
         raise ImageRefusedError("empty file")
     if content[128:132] == b"DICM":
-        from pneumonia.images.dicom import (
-            read_dicom,
-        )  # pydicom is slow to import, and most stages and images do without
+        from pneumonia.images.dicom import read_dicom  # pydicom is slow to import, and only DICOM needs it
 
         grey, photometric = read_dicom(content)
         return Image.fromarray(grey), f"DICOM {photometric}"
@@ -99,11 +104,11 @@ def _open(content: bytes) -> tuple[Image.Image, str]:
 
 
 def _grey(image: Image.Image, at_least: int) -> Pixels:
-    """Return all grey values as uint8 (height, width), each side at least `at_least` where the file has as many."""
+    """Return grey values, uint8 (height, width), neither side reduced below `at_least`."""
     try:
         image.draft("L", (at_least, at_least))
         image.load()
-        image.info.pop("transparency", None)  # Pillow warns of what it cannot keep
+        image.info.pop("transparency", None)  # Pillow warns if it cannot keep it
         if image.mode.startswith("I;16"):
             return (np.asarray(image, dtype=np.uint16) // 257).astype(np.uint8)
         return np.asarray(image.convert("L"))

@@ -1,7 +1,7 @@
-"""What makes a file no usable image."""
+"""Why a file is refused."""
 
 MAX_PIXELS = 64_000_000  # three times the largest digital chest radiograph; more is a mistake or an attack
 
 
 class ImageRefusedError(ValueError):
-    """A file that is no usable image; the message is the reason."""
+    """A file that is not a usable image; the message is the reason."""

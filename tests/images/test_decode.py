@@ -1,5 +1,6 @@
-"""One door for pixels: every image comes out grey, square and the same each time, or is refused with a reason."""
+"""Every file becomes a grey square, the same each time, or is refused with a reason."""
 
+import os
 import subprocess
 import sys
 from io import BytesIO
@@ -15,12 +16,12 @@ from PIL import Image, ImageFilter
 from projects import ROOT
 
 from pneumonia.core.dataset import Pixels
-from pneumonia.images.decode import describe_image, read_image
+from pneumonia.images.decode import describe_image, read_file, read_image
 from pneumonia.images.refusal import MAX_PIXELS, ImageRefusedError
 
 
 def draw_image(width: int = 96, height: int = 64, noise: float = 6.0) -> Image.Image:
-    """Draw something with the slopes, edges and grain of an image."""
+    """Draw something with the slopes, edges and grain of a radiograph."""
     y, x = np.mgrid[:height, :width] / max(width, height)
     lungs = 90 * np.exp(-(((x - 0.25) / 0.12) ** 2 + ((y - 0.3) / 0.2) ** 2)) + 60 * (x > 0.7)
     grain = np.random.default_rng(0).normal(0, noise, (height, width))
@@ -33,12 +34,35 @@ JPEG, PNG = encode(GREY, "JPEG"), encode(GREY)
 PLANE = np.asarray(GREY)
 
 
-def squeeze(plane: Pixels, size: int) -> Pixels:
+def resize(plane: Pixels, size: int) -> Pixels:
     return np.asarray(Image.fromarray(plane).resize((size, size), Image.Resampling.BILINEAR))
 
 
 def distance(one: Pixels, other: Pixels) -> float:
     return float(np.abs(one.astype(float) - other).mean())
+
+
+def test_a_file_is_read_as_it_is(tmp_path: Path):
+    (tmp_path / "image").write_bytes(PNG)
+    assert read_file(tmp_path / "image") == PNG
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda path: None, "No such file"),
+        (Path.mkdir, "Is a directory"),
+        (os.mkfifo, "Is a pipe"),
+        (lambda path: path.symlink_to("nowhere"), "No such file"),
+        (lambda path: path.symlink_to(path), "Too many levels of symbolic links"),
+        (lambda path: path.symlink_to("/proc/self/mem"), "Input/output error"),
+    ],
+    ids=["nothing", "folder", "pipe", "dangling link", "link to itself", "faulty file"],
+)
+def test_what_cannot_be_read_is_refused_with_the_reason(tmp_path: Path, make: Any, reason: str):
+    make(tmp_path / "image")
+    with pytest.raises(ImageRefusedError, match=f"cannot be read: {reason}"):
+        read_file(tmp_path / "image")
 
 
 @pytest.mark.parametrize(
@@ -57,7 +81,7 @@ def distance(one: Pixels, other: Pixels) -> float:
     ],
 )
 @pytest.mark.parametrize("read", [describe_image, lambda content: read_image(content, 16)])
-def test_what_is_no_whole_image_is_refused_with_the_reason(read: Any, content: bytes, reason: str):
+def test_anything_but_a_whole_image_is_refused_with_the_reason(read: Any, content: bytes, reason: str):
     with pytest.raises(ImageRefusedError, match=reason):
         read(content)
 
@@ -68,7 +92,7 @@ def test_what_is_no_whole_image_is_refused_with_the_reason(read: Any, content: b
     changes=st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=20),
     kept=st.integers(1, 10_000),
 )
-def test_no_damage_does_more_than_have_a_file_refused(image: bytes, changes: list[tuple[int, int]], kept: int):
+def test_damage_does_nothing_worse_than_a_refusal(image: bytes, changes: list[tuple[int, int]], kept: int):
     damaged = bytearray(image)
     for place, value in changes:
         damaged[place % len(image)] = value
@@ -79,13 +103,13 @@ def test_no_damage_does_more_than_have_a_file_refused(image: bytes, changes: lis
 
 
 @pytest.mark.parametrize("side", [8_001, 10_000, 14_000])
-def test_more_pixels_than_any_image_has_are_refused_before_they_are_decoded(side: int):
-    header = encode(Image.new("1", (side, side)))[:100]  # decoding this much would say `truncated`
+def test_too_many_pixels_are_refused_before_decoding(side: int):
+    header = encode(Image.new("1", (side, side)))[:100]  # decoded, this would be called truncated
     with pytest.raises(ImageRefusedError, match=f"more than {MAX_PIXELS:,} pixels"):
         read_image(header, 16)
 
 
-def test_a_image_beyond_pillows_own_limit_is_refused_without_a_warning_of_pillow(tmp_path: Path):
+def test_an_image_beyond_pillows_own_limit_is_refused_without_its_warning(tmp_path: Path):
     (tmp_path / "bomb.png").write_bytes(encode(Image.new("1", (10_000, 10_000))))
     script = (
         "import sys; from pneumonia.images.decode import read_image; read_image(open(sys.argv[1], 'rb').read(), 16)"
@@ -100,9 +124,8 @@ def test_a_image_beyond_pillows_own_limit_is_refused_without_a_warning_of_pillow
     assert "Warning" not in done.stderr
 
 
-def test_the_content_decides_what_a_file_is():
-    # The name never gets here: a PNG under the name of a JPEG is read as the PNG it is.
-    assert np.array_equal(read_image(PNG, 64), squeeze(PLANE, 64))
+def test_a_png_is_decoded_and_resized():
+    assert np.array_equal(read_image(PNG, 64), resize(PLANE, 64))
 
 
 @pytest.mark.parametrize(
@@ -121,7 +144,7 @@ def test_the_content_decides_what_a_file_is():
 )
 def test_every_way_to_store_grey_gives_the_same_grey(mode: str, content: bytes, tolerance: float):
     assert describe_image(content).mode == mode
-    assert distance(read_image(content, 64), squeeze(PLANE, 64)) <= tolerance
+    assert distance(read_image(content, 64), resize(PLANE, 64)) <= tolerance
 
 
 @pytest.mark.parametrize(
@@ -136,7 +159,7 @@ def test_every_way_to_store_grey_gives_the_same_grey(mode: str, content: bytes, 
     ],
 )
 def test_transparency_is_ignored(content: bytes):
-    assert np.array_equal(read_image(content, 64), squeeze(PLANE, 64))
+    assert np.array_equal(read_image(content, 64), resize(PLANE, 64))
 
 
 def test_one_bit_becomes_black_and_white():
@@ -149,12 +172,12 @@ def test_sixteen_bits_keep_black_and_white():
 
 
 @pytest.mark.parametrize("factor", [2, 3, 4, 5, 6, 8])
-def test_decoding_at_reduced_scale_equals_full_decoding_within_one_and_a_half_grey_values(factor: int):
+def test_reduced_decoding_equals_full_decoding_within_one_and_a_half_grey_values(factor: int):
     image = draw_image(160 * factor, 130 * factor)
     content = encode(image, "JPEG", quality=90)
     with Image.open(BytesIO(content)) as opened:
         full = np.asarray(opened.convert("L"))
-    assert distance(read_image(content, 128), squeeze(full, 128)) < 1.5
+    assert distance(read_image(content, 128), resize(full, 128)) < 1.5
 
 
 @pytest.mark.parametrize("content", [JPEG, PNG, encode(draw_image(2000, 1500), "JPEG")])
@@ -171,7 +194,7 @@ def test_the_same_bytes_give_the_same_pixels(content: bytes):
 
 @pytest.mark.parametrize(("width", "height"), [(1300, 900), (70, 300)])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_a_image_is_described_by_its_own_size_and_not_by_the_one_it_is_decoded_at(width: int, height: int, kind: str):
+def test_a_description_gives_the_files_own_size_not_the_decoded_one(width: int, height: int, kind: str):
     image = describe_image(encode(draw_image(width, height), kind))
     assert (image.width, image.height) == (width, height)
 

@@ -1,0 +1,205 @@
+"""A DICOM file that is not one whole grey image is refused with the reason, and nothing it says gets out of hand."""
+
+import time
+import zlib
+from collections.abc import Callable
+from importlib.util import find_spec
+from struct import pack
+from typing import Any
+
+import numpy as np
+import pytest
+from dicoms import (
+    IMAGE,
+    J2K,
+    LOSSLESS,
+    WAYS,
+    WHOLE,
+    WIDE,
+    encode,
+    encode_lossless_jpeg,
+    encode_pillow,
+    make_lut,
+    shipped,
+    wrap,
+)  # fmt: skip
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydicom import uid
+from pydicom.pixels import get_decoder
+
+from pneumonia.images.decode import describe_image, read_image
+from pneumonia.images.dicom import read_dicom
+from pneumonia.images.refusal import MAX_PIXELS, ImageRefusedError
+
+needs_pylibjpeg = pytest.mark.skipif(not find_spec("libjpeg"), reason="needs the extra dicom")
+
+
+def lie(image: bytes, keyword: str, value: int, old: int) -> bytes:
+    """Return a file with another value in a 16-bit attribute."""
+    tag = {"Rows": b"\x28\x00\x10\x00US\x02\x00", "Columns": b"\x28\x00\x11\x00US\x02\x00"}[keyword]
+    assert image.count(tag + pack("<H", old)) == 1
+    return image.replace(tag + pack("<H", old), tag + pack("<H", value))
+
+
+def make_colour(photometric: str, samples: int = 3) -> bytes:
+    extra = {"PlanarConfiguration": 0} if samples > 1 else {}
+    stored = np.zeros((8, 8, samples), np.uint8)
+    return encode(stored, SamplesPerPixel=samples, PhotometricInterpretation=photometric, **extra)
+
+
+RUNS = pack("<16L", 1, 64, *[0] * 14) + b"\x81\x00" * 2_000_000  # of RLE: 256 MB of black
+SMALL = np.zeros((8, 8), np.uint8)
+REFUSED = {
+    "zero rows": (encode(SMALL, Rows=0), "no rows or no columns"),
+    "zero columns": (encode(SMALL, Columns=0), "no rows or no columns"),
+    "frames": (encode(np.zeros((16, 8), np.uint8), Rows=8, NumberOfFrames=2), "2 frames instead of one"),
+    "negative frames": (encode(SMALL, NumberOfFrames=-1), "-1 frames instead of one"),
+    "no pixels": (encode(SMALL, PixelData=None), "no pixel data"),
+    "floating point": (encode(SMALL, PixelData=None, FloatPixelData=bytes(256)), "no pixel data"),
+    "structured report": (shipped("test-SR.dcm"), "no pixel data"),
+    "empty pixels": (encode(SMALL, PixelData=b""), "damaged, truncated"),
+    "cut in the header": (WAYS["12 bits"][:400], "no pixel data"),
+    "cut in the pixels": (WAYS["12 bits"][:-2], "damaged, truncated"),
+    "cut, but not too large": (encode(SMALL, Rows=8000, Columns=8000), "damaged, truncated"),
+    "cut in half": (WAYS["12 bits"][:12_000], "damaged, truncated"),
+    "cut and compressed": (J2K[:-100], "no pixel data, or truncated"),
+    "cut RLE": (wrap(RUNS[:70], uid.RLELossless, IMAGE), "damaged, truncated"),
+    "cut codestream": (
+        wrap(encode_pillow(WIDE, "JPEG2000", no_jp2=True)[:5000], uid.JPEG2000Lossless, WIDE),
+        "damaged, truncated",
+    ),
+    "RGB": (make_colour("RGB"), "in colour"),
+    "YBR": (make_colour("YBR_FULL"), "in colour"),
+    "palette": (make_colour("PALETTE COLOR", samples=1), "in colour"),
+    "colour labelled grey": (make_colour("MONOCHROME2"), "in colour"),
+    "32 bits": (encode(SMALL.astype(np.uint32)), "not in the low bits of 8 or 16"),
+    "1 bit": (encode(SMALL, BitsAllocated=1, BitsStored=1, HighBit=0), "not in the low bits of 8 or 16"),
+    "more bits than allocated": (encode(SMALL, BitsStored=9, HighBit=8), "damaged, truncated or not standard"),
+    "no photometric": (encode(SMALL, PhotometricInterpretation=None), "damaged, truncated or not standard"),
+    "no header": (encode(SMALL, Rows=None), "damaged, truncated or not standard"),
+    "window without width": (encode(SMALL, WindowCenter=1, WindowWidth=0), "damaged, truncated or not standard"),
+    "infinite slope": (encode(SMALL, RescaleSlope="inf", RescaleIntercept=0), "not finite"),
+    "not a number": (encode(SMALL, WindowCenter="nan", WindowWidth=9), "not finite"),
+    "not a number in a LUT": (
+        encode(SMALL, RescaleSlope="nan", RescaleIntercept=0, VOILUTSequence=[make_lut([0, 1], 0, 16)]),
+        "not finite",
+    ),
+    "padding only": (encode(SMALL, PixelPaddingValue=0), "nothing but padding"),
+    "short LUT": (
+        encode(SMALL + 3, VOILUTSequence=[make_lut([0, 1], 0, 16, length=9)]),
+        "damaged, truncated or not standard",
+    ),
+    "deep LUT": (encode(SMALL, VOILUTSequence=[make_lut([0, 1], 1, 65535)]), "fewer than 8 or more than 16 bits"),
+    "MPEG": (wrap(b"\0\0", uid.MPEG2MPML, SMALL), "transfer syntax MPEG2 Main Profile"),
+    "private": (
+        encode(SMALL).replace(uid.ExplicitVRLittleEndian.encode() + b"\0", b"1.2.840.113619.5.21\0"),
+        "transfer syntax 1.2.840.113619.5.21 is not supported",
+    ),
+    "no transfer syntax": (shipped("meta_missing_tsyntax.dcm"), "transfer syntax unknown is not supported"),
+    "deflated": (shipped("image_dfl.dcm"), "Deflated Explicit VR Little Endian is not supported"),
+    "RLE bomb": (wrap(RUNS, uid.RLELossless, SMALL), "more data than pixels"),
+    "JPEG 2000 of another size": (lie(J2K, "Rows", 8, 97), "damaged, truncated or not standard"),
+    "without preamble": (WAYS["8 bits"][132:], "not a JPEG, PNG or DICOM file"),
+    "only the magic": (bytes(128) + b"DICM", "transfer syntax unknown is not supported"),
+}
+
+
+@pytest.mark.parametrize("read", [describe_image, lambda content: read_image(content, 16)])
+@pytest.mark.parametrize("case", REFUSED)
+def test_anything_but_one_grey_image_is_refused_with_the_reason(read: Callable[[bytes], Any], case: str):
+    content, reason = REFUSED[case]
+    with pytest.raises(ImageRefusedError, match=reason):
+        read(content)
+
+
+SAYS_SMALL = b"\xff\xfe\x00\x0d\xff\xc3" + pack(">HBHH", 11, 12, 8, 131) + b"\0\0"  # a comment like a frame header
+
+
+@needs_pylibjpeg
+@pytest.mark.parametrize(
+    "content",
+    [
+        lie(LOSSLESS, "Rows", 8, 97),
+        lie(LOSSLESS, "Columns", 8, 131),
+        wrap(b"\xff\xd8" + SAYS_SMALL + encode_lossless_jpeg(WIDE, 12)[2:], uid.JPEGLosslessSV1, WIDE, Rows=8),
+    ],
+)
+def test_a_jpeg_of_another_size_than_the_header_is_not_decoded(content: bytes, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(get_decoder(uid.JPEGLosslessSV1), "as_array", lambda *_, **__: pytest.fail("decoded"))
+    with pytest.raises(ImageRefusedError, match="a JPEG whose size is not"):
+        read_dicom(content)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"Rows": 8001, "Columns": 8001},
+        {"Rows": 65535, "Columns": 65535},
+        {"Rows": 4000, "Columns": 4000, "NumberOfFrames": 5},
+        {"Rows": 8, "Columns": 8, "NumberOfFrames": 2_000_000},
+        {"Rows": 5000, "Columns": 5000, "SamplesPerPixel": 3},
+    ],
+)
+def test_too_many_pixels_are_refused_before_decoding(shape: dict[str, int]):
+    content = encode(SMALL, **shape)  # decoded, this little would be called truncated
+    with pytest.raises(ImageRefusedError, match=f"more than {MAX_PIXELS:,} pixels"):
+        read_dicom(content)
+
+
+def test_a_deflated_file_is_refused_before_inflating(monkeypatch: pytest.MonkeyPatch):
+    inflated: list[bytes] = []
+    monkeypatch.setattr(zlib, "decompress", lambda data, *_: inflated.append(data))
+    with pytest.raises(ImageRefusedError, match="Deflated"):
+        read_dicom(shipped("image_dfl.dcm"))
+    assert not inflated
+
+
+@pytest.mark.parametrize("syntax", [uid.JPEGLosslessSV1, uid.JPEGLSLossless, uid.JPEGExtended12Bit])
+def test_without_its_decoder_an_image_is_refused_with_syntax_and_remedy(
+    syntax: uid.UID, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(get_decoder(syntax), "_available", {})
+    with pytest.raises(ImageRefusedError) as refused:
+        read_dicom(wrap(b"\xff\xd8", syntax, SMALL))
+    assert syntax.name in str(refused.value)
+    assert str(refused.value).endswith("make setup-dicom")
+
+
+DAMAGED = [
+    *(WAYS[way] for way in ("8 bits", "implicit and signed", "big endian", "RLE", "JPEG 2000", "JPEG")),
+    encode(WIDE, VOILUTSequence=[make_lut(list(range(0, 65536, 64)), -100, 16)], PixelPaddingValue=0),
+    encode(WIDE, ModalityLUTSequence=[make_lut(list(range(0, 65536, 64)), 0, 16)], VOILUTFunction="SIGMOID", **WHOLE),
+    *([LOSSLESS, shipped("MR_small_jpeg_ls_lossless.dcm"), shipped("JPGExtended.dcm")] if find_spec("libjpeg") else []),
+]
+
+
+@settings(derandomize=True, max_examples=400, deadline=None)
+@given(
+    image=st.sampled_from(DAMAGED),
+    changes=st.lists(st.tuples(st.integers(132, 100_000), st.integers(0, 255)), max_size=20),
+    header=st.booleans(),
+    kept=st.integers(132, 100_000) | st.none(),
+)
+def test_damage_does_nothing_worse_than_a_refusal(
+    image: bytes, changes: list[tuple[int, int]], header: bool, kept: int | None
+):
+    damaged = bytearray(image)
+    for place, value in changes:
+        damaged[132 + place % (min(1100, len(image)) if header else len(image) - 132) - 132 * header] = value
+    damaged[128:132] = b"DICM"
+    start = time.thread_time()
+    try:
+        assert read_image(bytes(damaged[:kept]), 16).shape == (16, 16)
+    except ImageRefusedError as error:
+        assert str(error)
+        assert not any(word in str(error) for word in ("Roe", "Jane", "4711", "20190131"))
+    assert time.thread_time() - start < 1
+
+
+@settings(derandomize=True, max_examples=150, deadline=None)
+@given(noise=st.binary(max_size=300), syntax=st.sampled_from(["", *uid.AllTransferSyntaxes]))
+def test_noise_is_refused_in_every_transfer_syntax(noise: bytes, syntax: str):
+    meta = b"\x02\x00\x10\x00UI" + pack("<H", len(syntax)) + syntax.encode()
+    with pytest.raises(ImageRefusedError):
+        read_image(bytes(128) + b"DICM" + meta + noise, 16)
