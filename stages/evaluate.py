@@ -1,4 +1,4 @@
-"""Fix each model's operating point on validation and measure it on the test split."""
+"""Choose each model's operating point on validation and measure the models on the test split."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def evaluate(
     metrics: Path, point: Path, novelty: Path, out: Path, params: EvaluateParams, data: DataParams,
     compute: ComputeParams, limits: CacheParams,
 ) -> str:  # fmt: skip
-    """Write metrics, what the fine-tuned model is used with, and into the folder `out` tables and figures."""
+    """Write the metrics, the fine-tuned model's operating point and novelty, and tables and figures into `out`."""
     images, cache = read_dataset(dataset), ActivationCache(compute, limits)
     models = {path.stem: load_model(path) for path in (initial, finetuned)}
     found = evaluate_models(models, images.val, images.test, read_records(splits), params, cache)

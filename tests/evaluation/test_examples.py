@@ -22,7 +22,7 @@ def judged_images(draw: st.DrawFn) -> tuple[Any, Any]:
     return np.array(labels, np.uint8), np.array(probabilities)
 
 
-def test_examples_of_each_outcome_are_those_the_model_was_most_certain_of():
+def test_examples_of_each_outcome_are_those_of_which_the_model_was_most_certain():
     examples = pick_examples(LABELS, PROBABILITIES, threshold=0.5, number=2)
     found = {outcome: examples.index[examples == outcome].tolist() for outcome in OUTCOMES}
     assert list(found.values()) == [[0, 1], [9, 8], [4, 5], [3]]

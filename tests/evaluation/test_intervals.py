@@ -1,7 +1,8 @@
-"""Intervals are those of a slow bootstrap over patients, and weighted metrics those of scikit-learn."""
+"""Intervals equal those of a slow bootstrap over patients, and weighted metrics equal scikit-learn's."""
 
 import time
 import tracemalloc
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,13 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import expit
 from scipy.stats import bootstrap, rankdata
 from sklearn import metrics as sk
 
 from pneumonia.evaluation import intervals
 from pneumonia.evaluation.intervals import NO_INTERVAL, compare_models, measure_intervals
-from pneumonia.evaluation.metrics import BINS, METRICS, measure
+from pneumonia.evaluation.metrics import BINS, METRICS, measure, prepare_meter
 
 
 def simulate_images(images: int, seed: int = 0, share_ill: float = 0.7) -> tuple[Any, Any]:
@@ -29,7 +31,7 @@ def name_patients(images: int, patients: int) -> Any:
 
 
 def measure_slowly(labels: Any, probabilities: Any, threshold: float) -> dict[str, float]:
-    """Return every metric as scikit-learn or a loop has it, NaN where undefined."""
+    """Return every metric as scikit-learn or a loop computes it, NaN where undefined."""
     calls, images = probabilities >= threshold, len(labels)
     ill, called = int(labels.sum()), int(calls.sum())
     bins = [np.digitize(p, np.arange(1, BINS) / BINS) for p in probabilities]
@@ -194,6 +196,30 @@ def test_intervals_over_images_miss_the_truth_more_often_when_images_of_a_patien
     assert held["images"] < held["patients"]
 
 
+def test_no_usual_bootstrap_interval_of_the_calibration_error_holds_0_for_a_calibrated_model():
+    """Percentile, basic (Davison & Hinkley 1997, section 5.2) and bias-corrected (Efron 1981): at most two of three."""
+    rng, studies = np.random.default_rng(6), 60
+    held, row, normal = (
+        {"percentile": 0, "basic": 0, "bias-corrected": 0},
+        METRICS.index("calibration_error"),
+        NormalDist(),
+    )
+    for study in range(studies):
+        log_odds = rng.normal(1, 2, 300)
+        labels, probabilities = (rng.random(300) < expit(log_odds)).astype(np.uint8), expit(log_odds)
+        meter, value = (
+            prepare_meter(labels, probabilities, 0.5),
+            measure(labels, probabilities, 0.5)["calibration_error"],
+        )
+        drawn = np.hstack([meter(weights)[row] for weights in intervals._draw_weights(np.arange(300), 300, study)])
+        shift = 2 * normal.inv_cdf(np.clip((drawn <= value).mean(), 1 / 301, 300 / 301))
+        low, high = np.quantile(drawn, [0.025, 0.975])
+        held["percentile"] += low <= 0
+        held["basic"] += 2 * value - high <= 0
+        held["bias-corrected"] += np.quantile(drawn, normal.cdf(shift - 1.96)) <= 0
+    assert max(held.values()) / studies < 0.67
+
+
 @pytest.mark.parametrize("name", NO_INTERVAL)
 def test_a_metric_whose_intervals_would_mislead_has_a_value_and_no_interval(name: str):
     labels, probabilities = simulate_images(100)
@@ -280,7 +306,7 @@ def test_a_class_that_never_occurs_leaves_what_needs_it_undefined(label: int, un
         assert set(table.index[table[bound].isna()]) == undefined | set(NO_INTERVAL)
 
 
-def test_the_precision_of_no_call_is_0_as_in_the_evaluation_and_has_no_interval():
+def test_the_precision_without_a_call_is_0_and_has_no_interval():
     labels, probabilities = simulate_images(40)
     table = measure_intervals(labels, probabilities / 2, 0.9, name_patients(40, 20), 100)
     assert table["value"]["precision"] == 0

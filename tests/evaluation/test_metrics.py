@@ -82,7 +82,7 @@ def test_a_higher_threshold_never_raises_sensitivity_nor_lowers_specificity(
     assert higher["specificity"] >= lower["specificity"]
 
 
-def test_a_perfect_model_reaches_one_everywhere_and_no_loss():
+def test_a_perfect_model_has_metrics_of_1_and_no_loss():
     measured = compute_metrics(LABELS, LABELS.astype(float), threshold=0.5)
     assert measured["loss"] == pytest.approx(0, abs=1e-6)
     for name in ("accuracy", "roc_auc", "pr_auc", "f1", "precision", "sensitivity", "specificity"):
@@ -96,7 +96,7 @@ def test_a_model_that_is_always_wrong_has_a_finite_loss():
 
 
 @pytest.mark.parametrize(("probability", "sensitivity", "specificity"), [(0.2, 0, 1), (0.8, 1, 0)])
-def test_a_model_that_says_the_same_of_all_is_useless_and_no_error(
+def test_a_model_with_one_probability_for_all_has_metrics_too(
     probability: float, sensitivity: float, specificity: float
 ):
     measured = compute_metrics(LABELS, np.full(10, probability), threshold=0.5)
@@ -105,7 +105,7 @@ def test_a_model_that_says_the_same_of_all_is_useless_and_no_error(
     assert measured["precision"] == (0.4 if sensitivity else 0)
 
 
-def test_values_are_plain_numbers_as_json_needs():
+def test_values_are_plain_numbers_for_json():
     assert {type(value) for value in compute_metrics(LABELS, PROBABILITIES, 0.5).values()} == {int, float}
 
 

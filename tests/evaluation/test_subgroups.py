@@ -1,4 +1,4 @@
-"""Every image has its group in four ways, and a group is measured as if there were no other images."""
+"""Every image has a group in each of four groupings, and a group is measured as if there were no other images."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from pneumonia.sources.phantom import draw_phantoms
 
 
 def make_records(rows: int = 0, **columns: list[Any]) -> pd.DataFrame:
-    """Return records with the given columns and something plausible in the others."""
+    """Return records with the given columns and plausible values in the others."""
     rows = rows or len(next(iter(columns.values())))
     made = {
         "path": [f"train/PNEUMONIA/person{row}_virus_{row}.jpeg" for row in range(rows)],
@@ -64,14 +64,14 @@ def exposures_of(greys: list[float]) -> list[str]:
         ("virus.jpeg", "unnamed pneumonia"),
     ],
 )
-def test_the_kind_of_pneumonia_is_what_the_file_name_says(name: str, kind: str):
-    # Folders are no names of images, whatever they are called.
+def test_the_kind_of_pneumonia_comes_from_the_file_name(name: str, kind: str):
+    # The names of folders do not count.
     records = make_records(path=[f"virus_1/PNEUMONIA/{name}", name])
     assert describe_groups(records, draw_images([1, 2]))["kind"].tolist() == [kind, kind]
 
 
 @pytest.mark.parametrize("name", ["IM-0115-0001.jpeg", "NORMAL-0012-0001.png", "person7_bacteria_24.jpeg", "scan.png"])
-def test_a_image_labelled_normal_is_normal_whatever_its_name(name: str):
+def test_an_image_labelled_normal_is_normal_whatever_its_name(name: str):
     records = make_records(path=[f"test/NORMAL/{name}"], label=["NORMAL"])
     assert describe_groups(records, draw_images([1]))["kind"].tolist() == ["normal"]
 
@@ -96,7 +96,7 @@ def test_size_is_that_of_the_shorter_side():
     assert names == ["up to 599 px", "600 to 699 px", "from 700 px"]
 
 
-def test_thirds_hold_as_many_images_when_all_values_differ():
+def test_thirds_are_equally_large_when_all_values_differ():
     names = pd.Series(sizes_of(list(range(609, 600, -1))))
     assert names.value_counts().to_dict() == {"up to 603 px": 3, "604 to 606 px": 3, "from 607 px": 3}
 
@@ -109,7 +109,7 @@ def test_exposure_is_by_the_mean_grey_value_and_its_bounds_are_exact():
     ]
 
 
-def test_two_values_make_two_groups_however_uneven():
+def test_two_values_make_two_groups_however_unequal():
     assert sizes_of([300, 200, 200, 200, 200]) == ["from 300 px", *["up to 299 px"] * 4]
     assert exposures_of([90, 120, 120, 120]) == ["dark (mean below 120)", *["bright (mean from 120)"] * 3]
 
@@ -174,7 +174,7 @@ def measure_group(group: str, **changes: Any) -> Any:
     return measure(**changes).set_index("group").loc[group]
 
 
-def test_every_way_has_a_row_for_each_group_that_occurs_in_the_order_of_its_categories():
+def test_every_grouping_has_a_row_for_each_group_that_occurs_in_the_order_of_its_categories():
     rows = measure()[["by", "group"]].to_numpy().tolist()
     assert rows == [["shape", "square"], ["shape", "round"], ["colour", "blue"], ["colour", "grey"]]
 
@@ -192,7 +192,7 @@ def test_rates_are_those_counted_by_hand():
     assert square["roc_auc"] == pytest.approx(4 / 6)
 
 
-def test_what_a_group_of_one_class_cannot_have_is_not_a_number():
+def test_a_rate_that_needs_a_missing_class_is_nan():
     ill = measure_group("round")
     assert ill["sensitivity"] == 0.5
     assert ill[[f"{rate}{end}" for rate in ("specificity", "roc_auc") for end in ("", "_low", "_high")]].isna().all()
@@ -225,7 +225,7 @@ def test_the_table_has_its_columns_and_plain_types():
     assert [dtype.kind for dtype in table.dtypes.iloc[2:]] == [*"iii", *"f" * 9, "b"]
 
 
-def test_rows_of_groups_belong_to_images_by_their_place_not_their_index():
+def test_rows_of_groups_belong_to_images_by_position_not_by_index():
     moved = GROUPS.set_axis([6, 5, 4, 3, 2, 1, 0])
     pd.testing.assert_frame_equal(measure(moved), measure(GROUPS))
 
@@ -261,7 +261,7 @@ def test_a_patient_with_images_of_both_classes_counts_in_each():
     assert table[["patients", "small"]].to_numpy().tolist() == [[MIN_PATIENTS, False]]
 
 
-def test_what_is_described_can_be_measured():
+def test_described_groups_can_be_measured():
     rng = np.random.default_rng(1)
     records = make_records(
         height=rng.integers(100, 300, 60).tolist(), source_folder=["test", "train"] * 30,
