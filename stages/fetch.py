@@ -10,7 +10,7 @@ from pneumonia.sources.phantom import draw_phantoms
 
 
 def fetch(out: Path, data: DataParams) -> str:
-    """Draw, download or link the images of the chosen source."""
+    """Draw, download or link the images of `data.source`."""
     match data.source:
         case "phantom":
             draw_phantoms(out, data.images, data.seed)

@@ -14,7 +14,7 @@ def merge(records: Path, out: Path, params: MergeParams) -> str:
     merged = merge_folders(table, params.drop_duplicates)
     write_table(merged, out)
     patients, unnamed = merged["patient_id"].nunique(), count_unnamed(merged)
-    unknown = f", {unnamed:,} images of an unknown name count as a patient each" if unnamed else ""
+    unknown = f", {unnamed:,} images whose name states no patient count as one patient each" if unnamed else ""
     return f"{len(merged):,} images of {patients:,} patients, {len(table) - len(merged)} exact copies dropped{unknown}"
 
 

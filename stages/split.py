@@ -10,14 +10,14 @@ from pneumonia.records.splits import assign_splits, describe_splits
 
 
 def split(records: Path, out: Path, report: Path, params: SplitParams) -> str:
-    """Write the table with its column `split`, and the counts as a metric."""
+    """Write the table with a column `split`, and its counts as a metric."""
     table = read_records(records)
     assigned = assign_splits(table, params)
     write_table(assigned, out)
     described = describe_splits(assigned, images=len(table))
     write_json(described, report)
     sizes = ", ".join(f"{name} {described[name]['images']:,}" for name in SPLITS)
-    return f"{sizes}; {described['crossing_patients']} patients on two sides, {described['left_out']} images left out"
+    return f"{sizes}; {described['crossing_patients']} patients in several splits, {described['left_out']} images left out"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Check every image and set aside those that cannot be read."""
+"""Check every image and set aside the files that cannot be read."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from pneumonia.records.scan import scan_images
 def validate(
     raw: Path, records: Path, refused: Path, results: Path, docs: Path, params: ValidateParams, data: DataParams
 ) -> str:
-    """Write what was refused and found in any case, the table of images only when nothing critical was found."""
+    """Write what was refused and found in any case, the table of images only if no critical expectation failed."""
     images, rejected = scan_images(raw)
     write_table(rejected, refused)
     for reason, files in rejected["reason"].value_counts().items():

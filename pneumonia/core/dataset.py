@@ -1,4 +1,4 @@
-"""The data set: decoded images of all splits in one pickle of plain types."""
+"""The data set: decoded images of all splits, in one pickle of plain types."""
 
 import pickle
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ Pixels = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Split:
-    """Images of one split in shuffled order.
+    """The images of one split, in shuffled order.
 
     Attributes:
-        images: grey values 0 to 255, uint8 (n * views, side, side): the variants of an image follow one another.
-        labels: index into CLASSES, uint8 (n,).
-        paths: file each image comes from, below the raw folder, str (n,).
+        images: grey values 0 to 255, uint8 (n * views, side, side); the views of an image are adjacent.
+        labels: indices into CLASSES, uint8 (n,).
+        paths: the image's file below the raw folder, str (n,).
         augmented: whether the image is an altered copy of another, bool (n,).
     """
 
@@ -33,13 +33,13 @@ class Split:
 
     @property
     def views(self) -> int:
-        """Variants of each image; the first is the image itself unless it is an altered copy."""
+        """Number of views of each image; the first is the image as it is, or the altered copy."""
         return len(self.images) // len(self.labels)
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """All three splits and the weight of each class in the loss."""
+    """All three splits, and the weight of each label in the loss."""
 
     train: Split
     val: Split
@@ -48,20 +48,20 @@ class Dataset:
 
 
 def write_dataset(dataset: Dataset, path: Path) -> None:
-    """Pickle a dataset as plain types: of each array its dtype, shape and bytes."""
+    """Pickle a data set as plain types: dtype, shape and bytes of each array."""
     splits = {name: {key: _take_apart(a) for key, a in vars(getattr(dataset, name)).items()} for name in SPLITS}
     with replacing(path) as beside, beside.open("wb") as file:
         pickle.dump(splits | {"class_weight": dataset.class_weight}, file, protocol=5)
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Accept plain types only: a pickle from a cache or a remote must not be able to run code.
+    """Accept plain types only, so that a pickle from a cache or a remote cannot run code.
 
-    NumPy's own classes are refused too: a forged state makes a dtype take bytes for pointers.
+    NumPy's own classes are refused too: with a forged state a dtype takes bytes for pointers.
     """
 
     def find_class(self, module: str, name: str) -> Any:
-        raise pickle.UnpicklingError(f"{module}.{name} is no plain type")
+        raise pickle.UnpicklingError(f"{module}.{name} is not a plain type")
 
 
 def _take_apart(array: npt.NDArray[Any]) -> tuple[str, tuple[int, ...], pickle.PickleBuffer]:
@@ -73,17 +73,17 @@ def _put_together(dtype: str, shape: tuple[int, ...], content: bytes) -> npt.NDA
 
 
 def read_dataset(path: Path) -> Dataset:
-    """Load what `write_dataset` wrote.
+    """Read what `write_dataset` wrote.
 
     Raises:
-        InputError: the file is damaged or holds anything but plain types.
+        InputError: the file is missing or damaged, or holds anything but plain types.
     """
     try:
         with path.open("rb") as file:
             content = _PlainUnpickler(file).load()
         splits = {name: Split(**{k: _put_together(*a) for k, a in content[name].items()}) for name in SPLITS}
         return Dataset(**splits, class_weight=content["class_weight"])
-    except Exception as error:  # a damaged pickle may raise anything
+    except Exception as error:  # a damaged pickle can raise anything
         raise InputError(
             f"{path} cannot be loaded: {error!r}.",
             expected="the pickle of the augment stage",

@@ -17,11 +17,15 @@ from pneumonia.core.tables import CLASSES, SPLITS
 def assign_splits(records: pd.DataFrame, params: SplitParams) -> pd.DataFrame:
     """Return the records with a column `split`.
 
-    With `patient` and `original` no patient and no identical file is on two sides. `original` therefore leaves out the
-    images of those patients of the owner's train and val folders who also occur in the test folder.
+    Strategies `patient` and `original` keep every patient and every set of identical files within one split. `original`
+    therefore leaves out images of the owner's train and val folders whose patient also occurs in the test folder.
+
+    Args:
+        records: merged images, columns as in DTYPES.
+        params: section `split` of params.yaml.
 
     Raises:
-        InputError: the table has too few patients, no test folder for `original`, or a split would lack a class.
+        InputError: there are too few patients, `original` finds no train or test folder, or a split would lack a class.
     """
     assign = {"patient": _by_patient, "stratified": _by_image, "original": _by_folder}[params.strategy]
     table = records.assign(split=assign(records, params))
@@ -31,7 +35,7 @@ def assign_splits(records: pd.DataFrame, params: SplitParams) -> pd.DataFrame:
 
 
 def group_patients(records: pd.DataFrame) -> npt.NDArray[np.int64]:
-    """Number the groups of images that share a patient or, directly or through others, an identical file."""
+    """Return a group number per image, shape (n,): images of one patient, and of patients linked by identical files."""
     patients, names = pd.factorize(records["patient_id"])
     files, digests = pd.factorize(records["sha256"])
     nodes = len(names) + len(digests)
@@ -65,7 +69,7 @@ def _by_folder(records: pd.DataFrame, params: SplitParams) -> npt.NDArray[Any]:
     folder, group = records["source_folder"], pd.Series(group_patients(records))
     if not {"train", "test"} <= set(folder):
         raise InputError(
-            f"split.strategy=original with folders {', '.join(sorted(set(folder)))}.",
+            f"split.strategy is original, but the source folders are {', '.join(sorted(set(folder)))}.",
             expected="the owner's train and test folders",
             remedy="set split.strategy to patient",
         )
@@ -79,7 +83,7 @@ def _by_folder(records: pd.DataFrame, params: SplitParams) -> npt.NDArray[Any]:
 
 
 def _parts(shares: tuple[float, ...]) -> list[int]:
-    """Express shares as whole numbers of equal folds: as few as are exact, else of twenty; one at least for each."""
+    """Express shares as whole numbers of equal folds: the fewest that are exact, else of twenty; at least one each."""
     whole = np.array(shares) / sum(shares)
     exact = (n for n in range(len(shares), 20) if np.allclose(whole * n, np.rint(whole * n), rtol=0))
     folds = next(exact, 20)
@@ -89,7 +93,7 @@ def _parts(shares: tuple[float, ...]) -> list[int]:
 
 
 def _deal(records: pd.DataFrame, parts: list[int], seed: int) -> npt.NDArray[np.int64]:
-    """Deal groups into sum(parts) stratified folds and number the part that each image's fold belongs to."""
+    """Deal groups into sum(parts) stratified folds; return the part that each image's fold belongs to."""
     groups = group_patients(records)
     smallest = pd.Series(groups).groupby(records["label"].to_numpy()).nunique()
     if len(smallest) < 2 or smallest.min() < sum(parts):
@@ -106,25 +110,25 @@ def _too_few(what: str) -> InputError:
     return InputError(
         f"The images cannot be split: {what}.",
         expected="enough patients of both classes for every split",
-        remedy="add images, or make the smaller of split.ratios larger",
+        remedy="add images, or raise the smallest of split.ratios",
     )
 
 
 def _check(table: pd.DataFrame, params: SplitParams) -> None:
     classes = table.groupby("split")["label"].nunique()
     if set(classes.index) != set(SPLITS) or (classes < len(CLASSES)).any():
-        raise _too_few(f"a split would hold one class only ({classes.to_dict()})")
+        raise _too_few(f"a split would lack a class (classes per split: {classes.to_dict()})")
     crossing = count_crossing(table)
     if params.strategy != "stratified" and any(crossing.values()):
         raise InputError(
             f"The split leaks: {crossing}.",
-            expected="no patient and no file on two sides",
+            expected="every patient and file in one split",
             remedy="report this as a bug",
         )
 
 
 def count_crossing(table: pd.DataFrame) -> dict[str, int]:
-    """Count the patients and the identical files that occur in more than one split."""
+    """Count the patients and the files, identical ones as one, that occur in more than one split."""
     return {
         f"crossing_{what}": int((table.groupby(column)["split"].nunique() > 1).sum())
         for what, column in (("patients", "patient_id"), ("files", "sha256"))
@@ -132,7 +136,7 @@ def count_crossing(table: pd.DataFrame) -> dict[str, int]:
 
 
 def describe_splits(table: pd.DataFrame, images: int) -> dict[str, Any]:
-    """Return counts, class shares and crossings, as a DVC metric; `images` is the number before splitting."""
+    """Return counts, class shares and crossings as a DVC metric; `images` is the number before the split."""
     report: dict[str, Any] = {}
     for split in SPLITS:
         part = table[table["split"] == split]

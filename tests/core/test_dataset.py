@@ -1,4 +1,4 @@
-"""The pickle of the dataset comes back as it was written, and a forged one can do nothing but be refused."""
+"""A data set is read as it was written, and a forged pickle is refused before it can do anything."""
 
 import builtins
 import os
@@ -25,7 +25,7 @@ DATASET = Dataset(make_split(5), make_split(2), make_split(3), {0: 1.5, 1: 0.75}
 
 
 class Call:
-    """Pickles as a call, which an ordinary unpickler would make."""
+    """Pickles as a call that an ordinary unpickler would make."""
 
     def __init__(self, *call: Any):
         self.call = call
@@ -36,13 +36,13 @@ class Call:
 
 
 class Forged:
-    """Pickles as a dtype that says of itself that it holds no objects: bytes read as such would be pointers."""
+    """Pickles as a dtype of objects that claims to hold none, so that bytes would be read as pointers."""
 
     def __reduce__(self) -> Any:
         return np.dtype, ("O", False, True), (3, "|", None, None, None, -1, -1, 0)
 
 
-def test_what_is_read_is_what_was_written(tmp_path: Path):
+def test_a_data_set_read_back_equals_the_one_written(tmp_path: Path):
     write_dataset(DATASET, tmp_path / "dataset.pkl")
     read = read_dataset(tmp_path / "dataset.pkl")
     assert read.class_weight == DATASET.class_weight
@@ -54,7 +54,7 @@ def test_what_is_read_is_what_was_written(tmp_path: Path):
             assert np.array_equal(before, after)
 
 
-def test_arrays_in_any_memory_order_come_back(tmp_path: Path):
+def test_arrays_of_any_memory_order_are_kept(tmp_path: Path):
     train = DATASET.train
     turned = Split(train.images.transpose(0, 2, 1), train.labels[::-1], train.paths[::-1], train.augmented)
     write_dataset(Dataset(turned, turned, turned, {0: 1.0, 1: 1.0}), tmp_path / "dataset.pkl")
@@ -83,20 +83,20 @@ def test_a_pickle_that_names_any_class_or_function_is_refused_before_it_runs(
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "dataset.pkl").write_bytes(pickle.dumps({"train": intruder}))
-    with pytest.raises(InputError, match="is no plain type"):
+    with pytest.raises(InputError, match="is not a plain type"):
         read_dataset(Path("dataset.pkl"))
     assert os.listdir(tmp_path) == ["dataset.pkl"]
 
 
 @pytest.mark.parametrize("dtype", ["O", [("image", "O")]])
-def test_bytes_are_never_taken_for_objects(tmp_path: Path, dtype: Any):
+def test_bytes_are_never_read_as_objects(tmp_path: Path, dtype: Any):
     content = {name: {"images": (dtype, (1,), b"pointers")} for name in SPLITS}
     (tmp_path / "dataset.pkl").write_bytes(pickle.dumps(content | {"class_weight": {}}))
     with pytest.raises(InputError, match="OBJECT array"):
         read_dataset(tmp_path / "dataset.pkl")
 
 
-def test_a_pickle_cut_anywhere_is_refused(tmp_path: Path):
+def test_a_pickle_truncated_anywhere_is_refused(tmp_path: Path):
     path = tmp_path / "dataset.pkl"
     write_dataset(DATASET, path)
     whole = path.read_bytes()
@@ -107,12 +107,12 @@ def test_a_pickle_cut_anywhere_is_refused(tmp_path: Path):
 
 
 @pytest.mark.parametrize("content", [None, [], {}, {"train": 3}, {name: {} for name in SPLITS}])
-def test_another_pickle_is_refused_with_the_way_to_make_the_right_one(tmp_path: Path, content: Any):
+def test_any_other_pickle_is_refused_with_the_command_that_makes_the_right_one(tmp_path: Path, content: Any):
     (tmp_path / "dataset.pkl").write_bytes(pickle.dumps(content))
     with pytest.raises(InputError, match="Remedy: dvc repro --force augment"):
         read_dataset(tmp_path / "dataset.pkl")
 
 
-def test_a_missing_pickle_is_named(tmp_path: Path):
+def test_a_missing_pickle_is_named_in_the_error(tmp_path: Path):
     with pytest.raises(InputError, match=r"dataset\.pkl cannot be loaded"):
         read_dataset(tmp_path / "dataset.pkl")

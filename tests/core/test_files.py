@@ -9,7 +9,7 @@ import pytest
 from pneumonia.core.files import project_home, replacing, sha256_bytes, sha256_file
 
 
-def test_the_new_file_takes_the_place_of_the_old_one(tmp_path: Path):
+def test_the_new_file_replaces_the_old_one(tmp_path: Path):
     path = tmp_path / "table.csv"
     path.write_text("old")
     with replacing(path) as beside:
@@ -18,7 +18,7 @@ def test_the_new_file_takes_the_place_of_the_old_one(tmp_path: Path):
     assert os.listdir(tmp_path) == ["table.csv"]
 
 
-def test_nothing_is_seen_at_the_path_before_the_block_ends(tmp_path: Path):
+def test_nothing_is_at_the_path_before_the_block_ends(tmp_path: Path):
     path = tmp_path / "table.csv"
     with replacing(path) as beside:
         beside.write_text("new")
@@ -28,19 +28,19 @@ def test_nothing_is_seen_at_the_path_before_the_block_ends(tmp_path: Path):
 def fail_halfway(path: Path) -> None:
     with replacing(path) as beside:
         beside.write_text("half of the n")
-        raise RuntimeError("no more")
+        raise RuntimeError("stopped")
 
 
 def test_the_old_file_stays_when_the_block_fails(tmp_path: Path):
     path = tmp_path / "table.csv"
     path.write_text("old")
-    with pytest.raises(RuntimeError, match="no more"):
+    with pytest.raises(RuntimeError, match="stopped"):
         fail_halfway(path)
     assert path.read_text() == "old"
 
 
-def test_no_partial_file_stays_when_the_block_fails(tmp_path: Path):
-    with pytest.raises(RuntimeError, match="no more"):
+def test_a_block_that_fails_leaves_no_partial_file(tmp_path: Path):
+    with pytest.raises(RuntimeError, match="stopped"):
         fail_halfway(tmp_path / "table.csv")
     assert os.listdir(tmp_path) == []
 
@@ -50,21 +50,21 @@ def test_a_block_that_writes_nothing_is_an_error(tmp_path: Path):
         pass
 
 
-def test_missing_folders_are_made(tmp_path: Path):
+def test_missing_folders_are_created(tmp_path: Path):
     with replacing(tmp_path / "reports" / "new" / "table.csv") as beside:
         beside.write_text("new")
     assert (tmp_path / "reports" / "new" / "table.csv").read_text() == "new"
 
 
 @pytest.mark.parametrize("name", ["initial.weights.h5", "model.keras", "roc.png", "no_suffix"])
-def test_what_is_written_to_ends_in_the_name_of_the_file(tmp_path: Path, name: str):
+def test_the_partial_file_lies_beside_the_file_and_ends_in_its_name(tmp_path: Path, name: str):
     with replacing(tmp_path / name) as beside:
         assert beside.name.endswith(name)
-        assert beside.parent == tmp_path  # another disk could not be moved from in one step
+        assert beside.parent == tmp_path  # moving from another disk would not be one step
         beside.touch()
 
 
-def test_another_link_to_the_old_file_keeps_the_old_content(tmp_path: Path):
+def test_another_hard_link_to_the_old_file_keeps_the_old_content(tmp_path: Path):
     path, cached = tmp_path / "table.csv", tmp_path / "cached"
     path.write_text("old")
     cached.hardlink_to(path)  # as DVC's cache may do
@@ -74,13 +74,13 @@ def test_another_link_to_the_old_file_keeps_the_old_content(tmp_path: Path):
 
 
 @pytest.mark.parametrize("content", [b"", b"abc", bytes(range(256)) * 9000])
-def test_bytes_and_file_have_the_same_sha256_which_is_hashlibs(tmp_path: Path, content: bytes):
+def test_both_hashes_equal_hashlibs(tmp_path: Path, content: bytes):
     path = tmp_path / "image.jpeg"
     path.write_bytes(content)
     assert sha256_bytes(content) == sha256_file(path) == hashlib.sha256(content).hexdigest()
 
 
-def test_home_is_where_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_home_is_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     assert project_home() == tmp_path.resolve()
 

@@ -1,4 +1,4 @@
-"""No patient is on two sides, the shares are what was asked for, and the same seed deals the same images."""
+"""No patient is in two splits, the shares are as requested, and the same seed gives the same split."""
 
 from typing import Any
 
@@ -22,13 +22,13 @@ def make_params(strategy: Any = "patient", ratios: tuple[float, ...] = (0.8, 0.1
 
 
 def make_records(normal: int, pneumonia: int, seed: int = 0, images: int = 4, copies: int = 0) -> pd.DataFrame:
-    """Return images of patients with 1 to `images` images each, dealt to the owner's folders, `copies` byte-identical."""
+    """Return patients with 1 to `images` images each in the owner's folders, `copies` of them byte-identical."""
     rng = np.random.default_rng(seed)
     table = pd.DataFrame({"label": ["NORMAL"] * normal + ["PNEUMONIA"] * pneumonia})
     numbers = np.repeat(np.arange(len(table)), rng.integers(1, images, len(table), endpoint=True))[: len(table)]
     rows = np.arange(len(table))
     digests = rows.copy()
-    if copies:  # of any other image of the class, so of other patients too
+    if copies:  # of any image of the class, so of other patients too
         label = rng.integers(2, size=copies)
         first, size = np.where(label, normal, 0), np.where(label, pneumonia, normal)
         digests[first + rng.integers(size)] = first + rng.integers(size)
@@ -47,7 +47,7 @@ def make_records(normal: int, pneumonia: int, seed: int = 0, images: int = 4, co
     images=st.integers(1, 6),
     copies=st.integers(0, 12),
 )
-def test_no_patient_and_no_file_is_on_two_sides(strategy: str, seed: int, images: int, copies: int):
+def test_no_patient_and_no_file_is_in_two_splits(strategy: str, seed: int, images: int, copies: int):
     records = make_records(120, 200, seed, images, copies)
     table = assign_splits(records, make_params(strategy, seed=seed))
     for column in ("patient_id", "sha256"):
@@ -63,7 +63,7 @@ def test_every_image_is_in_exactly_one_split(strategy: str, seed: int, copies: i
     assert set(table["split"]) == set(SPLITS)
 
 
-def test_identical_files_tie_their_patients_together_through_others():
+def test_identical_files_link_patients_also_through_others():
     records = pd.DataFrame({"patient_id": ["a", "b", "b", "c", "d"], "sha256": ["1", "1", "2", "2", "3"]})
     groups = group_patients(records)
     assert len(set(groups[:4])) == 1
@@ -90,7 +90,7 @@ def test_a_share_too_small_for_a_fold_gets_one_twentieth(ratios: tuple[float, ..
 
 
 @pytest.mark.parametrize("strategy", ["patient", "stratified", "original"])
-def test_the_seed_alone_decides_who_goes_where(strategy: str):
+def test_only_the_seed_decides_the_split(strategy: str):
     records = make_records(120, 200)
     one, same, other = (
         assign_splits(records, make_params(strategy, seed=seed)).set_index("path")["split"] for seed in (1, 1, 2)
@@ -100,7 +100,7 @@ def test_the_seed_alone_decides_who_goes_where(strategy: str):
 
 
 @pytest.mark.parametrize("strategy", ["patient", "stratified", "original"])
-def test_the_order_of_the_files_does_not_matter_once_they_are_merged(strategy: str):
+def test_the_split_does_not_depend_on_the_order_of_the_files(strategy: str):
     records = make_records(120, 200)
     shuffled = records.sample(frac=1, random_state=0)
     one, other = (
@@ -110,7 +110,7 @@ def test_the_order_of_the_files_does_not_matter_once_they_are_merged(strategy: s
     assert one.equals(other)
 
 
-def test_the_stratified_split_of_kaggles_images_has_the_published_class_shares():
+def test_the_stratified_split_of_kaggles_counts_has_the_published_class_shares():
     table = assign_splits(make_records(*KAGGLE), make_params("stratified"))
     report = describe_splits(table, len(table))
     assert [report[split]["normal_share"] for split in SPLITS] == [0.2703, 0.2713, 0.2696]
@@ -118,7 +118,7 @@ def test_the_stratified_split_of_kaggles_images_has_the_published_class_shares()
     assert (report["train"]["NORMAL"], report["train"]["PNEUMONIA"]) == (1_266, 3_418)
 
 
-def test_the_stratified_split_leaks_patients_and_says_how_many():
+def test_the_stratified_split_leaks_patients_and_counts_them():
     table = assign_splits(make_records(120, 200), make_params("stratified"))
     by_patient = table.groupby("patient_id")["split"].agg(set)
     crossing = describe_splits(table, len(table))["crossing_patients"]
@@ -151,11 +151,13 @@ def test_the_owners_val_patients_stay_in_val():
 
 def test_an_original_split_needs_the_owners_test_folder():
     records = make_records(120, 200).assign(source_folder="all")
-    with pytest.raises(InputError, match=r"with folders all\.\n.*Expected: the owner's train and test folders"):
+    with pytest.raises(InputError, match=r"source folders are all\.\n.*Expected: the owner's train and test folders"):
+        InputError, match=r"the source folders are all\.\n.*Expected: the owner's train and test folders"
+    ):
         assign_splits(records, make_params("original"))
 
 
-def test_rows_numbered_otherwise_are_split_alike():
+def test_the_split_does_not_depend_on_the_index_of_the_table():
     records = make_records(120, 200)
     renumbered = records.set_axis(range(1000, 1320))
     for strategy in ("patient", "stratified", "original"):
@@ -180,14 +182,14 @@ def test_a_class_that_cannot_reach_every_split_is_refused(strategy: str, normal:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_sixty_images_with_twelve_healthy_patients_are_enough(seed: int):
+def test_sixty_images_with_few_normal_patients_are_enough(seed: int):
     records = make_records(16, 44, images=1)
     records.loc[:3, "patient_id"] = "NORMAL0"
     table = assign_splits(records, make_params(seed=seed))
     assert table.groupby("split")["label"].nunique().to_dict() == dict.fromkeys(SPLITS, 2)
 
 
-def test_crossing_patients_and_files_are_counted_apart():
+def test_crossing_patients_and_files_are_counted_separately():
     table = pd.DataFrame(
         {
             "patient_id": ["a", "a", "b", "b", "c"],
