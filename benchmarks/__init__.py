@@ -1,1 +1,1 @@
-"""The measured comparisons that the documentation quotes: `python -m benchmarks`."""
+"""The measurements that the documentation quotes: `python -m benchmarks`."""

@@ -1,4 +1,4 @@
-"""Measure the plain way and this pipeline in one go: the same images, machine, epochs and seeds."""
+"""Compare a plain notebook with this pipeline in one call: same images, machine, epochs and seeds."""
 
 import argparse
 import tempfile
@@ -24,24 +24,23 @@ EXPERIMENTS = (
 )
 INTRODUCTION = """# Benchmarks
 
-Plain is what a good notebook does: all images in memory, tf.data, `fit` through the whole model; its seconds are those
-of building and fitting only. Pipeline is `stages.train` and `stages.finetune` as whole processes, start, imports,
-reading, MLflow and saving included, with nothing computed beforehand. Both start from the same weights, see the images
-in the same order, draw the same dropout and keep the epoch of lowest validation loss. Ratio is plain / pipeline. Each
-figure is of one run.
+"Plain" is a good notebook: all images in memory, tf.data, `fit` through the whole model; only building and fitting
+are timed. "Pipeline" is `stages.train` and `stages.finetune` as whole processes, from start and imports to MLflow and
+saving, with empty caches. Both start from the same weights, see the images in the same order, draw the same dropout and
+keep the epoch with the lowest validation loss. The ratio is plain / pipeline. Each figure comes from one run.
 """
 
 
 @dataclass(frozen=True)
 class Form:
-    """How much is measured.
+    """How much to measure.
 
     Attributes:
-        phases: what both phases are compared for.
+        phases: cases for which both training phases are compared.
         scaling: numbers of images, for the last backbone of `phases`.
-        phantoms: images to draw where no folder is given.
-        changes: of params.yaml, section by section.
-        parts: what is measured unless told otherwise.
+        phantoms: number of synthetic images, used if no folder is given.
+        changes: to params.yaml, section by section.
+        parts: measured by default.
         experiments: commands to time, one after the other.
         served: images for the command, seconds for each server.
     """
@@ -56,7 +55,7 @@ class Form:
 
 
 LONG = Form((("inception_v3", "none", 1000), ("efficientnet_lite0", "imagenet", 1000)), (500, 1000, 2000, 4000))
-SHORT = Form(  # below five minutes on two cores
+SHORT = Form(  # under five minutes on two cores
     (("efficientnet_lite0", "imagenet", 80),),
     (40,),
     parts=("phases", "floor", "serving", "experiment"),
@@ -66,7 +65,7 @@ SHORT = Form(  # below five minutes on two cores
 
 
 class Bench:
-    """Images and scratch projects below a folder; a method for each of PARTS yields its part of the report."""
+    """Images and scratch projects in a folder; one method per entry of PARTS yields that part of the report."""
 
     def __init__(self, folder: Path, data: Path | None, form: Form) -> None:
         self.folder, self.form, self.images = folder, form, folder / "images"
@@ -75,11 +74,11 @@ class Bench:
             fetch_folder(data, self.images)
         else:
             draw_phantoms(self.images, form.phantoms, seed=7)
-        kind = "images of a folder" if data else "synthetic images, whose results mean nothing clinically"
+        kind = "radiographs from a folder" if data else "synthetic radiographs, whose results mean nothing clinically"
         self.origin = f"Measured on {pipeline.count_images(self.images):,} {kind}, with the settings of params.yaml.\n"
 
     def compare(self, case: Case) -> Ways:
-        """Train on a sample of the images both ways; what was compared before is not again."""
+        """Train on a sample of the images both ways, once per case."""
         if case not in self.compared:
             backbone, weights, number = case
             name = f"{backbone}-{number}"
@@ -92,64 +91,65 @@ class Bench:
         return self.compared[case]
 
     def make_project(self, name: str, images: Path, changes: dict[str, dict[str, Any]]) -> Path:
-        """Copy this project, to train on these images."""
+        """Copy this project and point it to these images."""
         source = {"data": {"source": "folder", "path": str(images)}}
         return pipeline.copy_project(self.folder / name, self.form.changes, source, changes)
 
     @cached_property
     def whole(self) -> tuple[Path, dict[str, float]]:
-        """Run the pipeline on all images: the project, and the seconds of each stage."""
+        """Run the pipeline on all images; return the project and the seconds of each stage."""
         project = self.make_project("whole", self.images, {})
         ran = pipeline.run("dvc repro", project)
         pipeline.commit(project)
         return project, ran.stages | {"all, and DVC's start": ran.seconds}
 
     def phases(self) -> Iterator[str]:
-        """Compare seconds, memory and results."""
+        """Compare time, memory and results."""
         yield "## Both phases\n"
         for case in self.form.phases:
             yield describe(*case[:2]) + tabulate_ways({case[2]: self.compare(case)})
 
     def scaling(self) -> Iterator[str]:
-        """Compare at growing numbers of images."""
+        """Compare for increasing numbers of images."""
         backbone, weights, _ = self.form.phases[-1]
         sizes = {*self.form.scaling, *(case[2] for case in self.compared if case[:2] == (backbone, weights))}
         ways = {images: self.compare((backbone, weights, images)) for images in sorted(sizes)}
-        yield "## More images\n\n" + describe(backbone, weights) + tabulate_ways(ways)
+        yield "## More radiographs\n\n" + describe(backbone, weights) + tabulate_ways(ways)
 
     def floor(self) -> Iterator[str]:
-        """Time all stages, and the least that training can take."""
+        """Time all stages, and find the least that training can take."""
         project, stages = self.whole
-        yield f"## `dvc repro` of {pipeline.count_images(self.images):,} images, from the raw folder to a version\n"
+        number = f"{pipeline.count_images(self.images):,}"
+        yield f"## `dvc repro` of {number} radiographs, from the raw folder to a version\n"
         yield tabulate(("stage", "seconds"), [(name, f"{seconds:.1f}") for name, seconds in stages.items()])
         passes = pipeline.run_floor(project)
         least, took = sum(row["seconds"] for row in passes), stages["train"] + stages["finetune"]
         rows = [(p["what"], f"{p['images']:,}", f"{p['rate']:,.0f}", f"{p['seconds']:.2f}") for p in passes]
-        sums = {"floor: all of these": least, "train and finetune took": took, "took / floor": took / least}
+        sums = {"floor: sum of these": least, "train and finetune": took, "train and finetune / floor": took / least}
         rows += [(name, "", "", f"{value:.2f}") for name, value in sums.items()]
-        yield "The least training can take: every image through every part at the best rate of a tight loop, float32.\n"
-        yield tabulate(("part", "images", "images/s", "seconds"), rows)
+        yield "The least training can take: each image passes each part at the best rate of a tight loop, float32.\n"
+        yield tabulate(("part", "radiographs", "radiographs/s", "seconds"), rows)
 
     def serving(self) -> Iterator[str]:
-        """Measure how fast the command and the servers answer."""
+        """Measure the throughput of the command and the servers."""
         images, seconds = self.form.served
         yield tabulate_served(pipeline.run_serving(self.whole[0], images, seconds), seconds)
 
     def experiment(self) -> Iterator[str]:
-        """Time experiments that change one number, one after the other."""
+        """Time experiments that change one value, one after the other."""
         project, _ = self.whole
-        yield "## One number changed, from the command to new metrics\n"
+        yield "## One value changed, from the command to new metrics\n"
         ran = {command: pipeline.run(command, project) for command in self.form.experiments}
         rows = [(f"`{command}`", ", ".join(done.stages), f"{done.seconds:.1f}") for command, done in ran.items()]
         yield tabulate(("command", "stages that ran", "seconds"), rows)
 
 
 def main() -> None:
-    """Print the report piece by piece and keep in --out what there is so far."""
+    """Print the report section by section and keep what exists so far in --out."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--data", type=Path, help="folder of images; without it a short form on synthetic ones")
+    parser.add_argument("--data", type=Path, help="folder of radiographs; by default a short form on synthetic ones")
     parser.add_argument("--out", type=Path, help="Markdown file")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, help="all; without --data all but scaling")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, help="all by default; without --data all but scaling")
     options = parser.parse_args()
     form = LONG if options.data else SHORT
     try:
@@ -160,7 +160,7 @@ def main() -> None:
 
 
 def write_report(bench: Bench, parts: Sequence[str], out: Path | None) -> None:
-    """Print each piece when it is there, and write all that is there to `out`."""
+    """Print each section as soon as it is measured, and rewrite `out` with all sections so far."""
     pieces, machine = [INTRODUCTION, bench.origin], pipeline.describe_machine()
     for part in parts:
         for piece in getattr(bench, part)():

@@ -1,6 +1,6 @@
-"""Measure what else could run the frozen prefix and score images: `python -m benchmarks.engines data`.
+"""Measure other engines for the frozen part and for scoring: `python -m benchmarks.engines data`.
 
-ONNX Runtime and OpenVINO are no dependencies of the project; docs/engines.md says how to install them beside it.
+ONNX Runtime and OpenVINO are not dependencies of the project; docs/engines.md says how to install them.
 """
 
 import argparse
@@ -23,7 +23,7 @@ Run = Callable[[np.ndarray], np.ndarray]
 
 
 def compile_model(model: Any, engine: str) -> Run:
-    """Return a function from a batch of images (BATCH_SIZE, side, side, 1) to what a Keras model says of it."""
+    """Compile a Keras model to a function from a batch of images (BATCH_SIZE, side, side, 1) to its output."""
     import tensorflow as tf
 
     function = tf.function(lambda images: model(images, training=False))
@@ -48,7 +48,7 @@ def compile_model(model: Any, engine: str) -> Run:
 
 
 def measure(engine: str, backbone: str, dataset: Path, number: int) -> dict[str, Any]:
-    """Return images/s of the prefix alone, and seconds and probabilities of scoring from a started process on."""
+    """Return images/s of the frozen part, and the seconds, imports included, and probabilities of scoring."""
     started = time.perf_counter()
     import keras
 
@@ -67,18 +67,18 @@ def measure(engine: str, backbone: str, dataset: Path, number: int) -> dict[str,
     logits = np.concatenate([score(batch) for batch in batches])[:, 0]
     scored = time.perf_counter() - started
     freeze_below(model, None)
-    prefix = compile_model(cut_model(model).frozen[0], engine)
-    prefix(batches[0])
+    frozen = compile_model(cut_model(model).frozen[0], engine)
+    frozen(batches[0])
     rates = []
     for batch in batches[:10]:
         begin = time.perf_counter()
-        prefix(batch)
+        frozen(batch)
         rates.append(BATCH_SIZE / (time.perf_counter() - begin))
-    return {"prefix": float(np.median(rates)), "scoring": scored, "probabilities": (1 / (1 + np.exp(-logits))).tolist()}
+    return {"frozen": float(np.median(rates)), "scoring": scored, "probabilities": (1 / (1 + np.exp(-logits))).tolist()}
 
 
 def main() -> None:
-    """Measure each engine in a process of its own and print a table."""
+    """Measure each engine in a separate process and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path, help="the project's data folder after `dvc repro augment`")
     parser.add_argument("--images", type=int, default=512, help="a multiple of 32")
@@ -88,7 +88,7 @@ def main() -> None:
         engine, backbone = arguments.one
         print(json.dumps(measure(engine, backbone, arguments.data, arguments.images)))
         return
-    print("| backbone | engine | prefix, images/s | ratio | scoring, s | ratio | probability differs by |")
+    print("| backbone | engine | frozen part, radiographs/s | ratio | scoring, s | ratio | probability differs by |")
     print("|---|---|---|---|---|---|---|")
     for backbone in BACKBONES:
         plain: dict[str, Any] = {}
@@ -108,15 +108,10 @@ def main() -> None:
             found = json.loads(done.stdout.splitlines()[-1])
             plain = plain or found
             differs = np.abs(np.subtract(found["probabilities"], plain["probabilities"])).max()
-            row = [
-                found["prefix"],
-                found["prefix"] / plain["prefix"],
-                found["scoring"],
-                plain["scoring"] / found["scoring"],
-            ]
-            print(
-                f"| {backbone} | {engine} | " + " | ".join(f"{v:.3g}" for v in row) + f" | {differs:.1g} |", flush=True
-            )
+            rates = [found["frozen"], found["frozen"] / plain["frozen"]]
+            times = [found["scoring"], plain["scoring"] / found["scoring"]]
+            cells = [backbone, engine, *(f"{value:.3g}" for value in rates + times), f"{differs:.1g}"]
+            print(f"| {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

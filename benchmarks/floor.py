@@ -1,6 +1,6 @@
-"""The least that the training of both phases can take: every image through every part as fast as the part can go.
+"""Measure the least that training can take: each image passes each part at the part's highest rate.
 
-`python -m benchmarks.floor DATASET.pkl RESULT.json` in a project's folder reads its params.yaml.
+Run `python -m benchmarks.floor DATASET.pkl RESULT.json` in the folder of a project; it reads params.yaml.
 """
 
 import json
@@ -21,16 +21,16 @@ from pneumonia.models.classifier import build_model
 from pneumonia.models.cut import cut_model, find_layer, freeze_below, get_backbone
 from pneumonia.training.fit import make_deterministic
 
-REPEATS, SECONDS = 3, 0.5  # the best of so many loops that each last at least so long
+REPEATS, SECONDS = 3, 0.5  # best of this many loops of at least this length
 
 
 @dataclass(frozen=True)
 class Pass:
-    """Images that go through a part of the model.
+    """The passes of images through one part of the model.
 
     Attributes:
-        what: the part and what is done with it.
-        images: how often an image passes, over all epochs.
+        what: the part and the work.
+        images: passes of single images over all epochs.
         rate: images per second in a tight loop.
     """
 
@@ -40,7 +40,7 @@ class Pass:
 
     @property
     def seconds(self) -> float:
-        """Seconds that it takes at that rate."""
+        """Seconds that all passes take at that rate."""
         return self.images / self.rate
 
 
@@ -60,7 +60,7 @@ def list_passes(dataset: Dataset, params: Params) -> list[Pass]:
 
 
 def list_epochs(phase: str, trainable: keras.Model, dataset: Dataset, params: FitParams) -> list[Pass]:
-    """Measure the passes through the trained part."""
+    """Measure the passes through the trainable part."""
     times, train, val = params.epochs, len(dataset.train.labels), len(dataset.val.labels)
     step, forward = measure_training(trainable, params), measure_forward(trainable, params.batch_size)
     return [
@@ -70,13 +70,13 @@ def list_epochs(phase: str, trainable: keras.Model, dataset: Dataset, params: Fi
 
 
 def measure_forward(model: keras.Model, batch_size: int) -> float:
-    """Return images per second of the forward pass on one random batch that stays in memory."""
+    """Return images per second of the forward pass on a random batch in memory."""
     x, forward = draw_batch(model, batch_size), tf.function(lambda x: model(x, training=False))
     return measure_rate(lambda: forward(x), batch_size)
 
 
 def measure_training(model: keras.Model, params: FitParams) -> float:
-    """Return images per second of the optimiser's step on one random batch that stays in memory."""
+    """Return images per second of a training step on a random batch in memory."""
     x, y = draw_batch(model, params.batch_size), tf.ones((params.batch_size, 1))
     optimizer, loss = keras.optimizers.Adam(), keras.losses.BinaryCrossentropy(from_logits=True)
     weights: list[Any] = model.trainable_variables
@@ -92,12 +92,12 @@ def measure_training(model: keras.Model, params: FitParams) -> float:
 
 
 def draw_batch(model: keras.Model, batch_size: int) -> tf.Tensor:
-    """Return random input, 0 to 1, float32 (batch_size, *shape of the model's input)."""
+    """Return random input, 0 to 1, float32 (batch_size, *input shape)."""
     return tf.random.stateless_uniform((batch_size, *model.input_shape[1:]), (0, 0))
 
 
 def measure_rate(step: Callable[[], Any], images: int) -> float:
-    """Return images per second of the best of some loops; `step` handles `images`."""
+    """Return images per second in the best of REPEATS loops; each `step` processes `images`."""
     step()  # traces
     return max(_loop(step, images) for _ in range(REPEATS))
 

@@ -1,4 +1,4 @@
-"""A scratch copy of this project, its stages run in it as processes, what they took, and on what machine."""
+"""Run the stages of a scratch copy of this project as processes, and measure their time and memory."""
 
 import csv
 import json
@@ -19,22 +19,22 @@ from typing import Any
 import yaml
 
 from pneumonia.core.errors import InputError
+from pneumonia.core.tables import CLASSES
 
 ROOT = Path(__file__).parent.parent
 PHASES = ("train", "finetune")
-LABELS = ("NORMAL", "PNEUMONIA")
 QUIET = {"DO_NOT_TRACK": "1", "DVC_NO_ANALYTICS": "1", "GX_ANALYTICS_ENABLED": "false",
          "MLFLOW_DISABLE_TELEMETRY": "true", "PYTHONUNBUFFERED": "1"}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Ran:
-    """A command that ended well.
+    """A command that succeeded.
 
     Attributes:
-        seconds: wall time, its start included.
-        memory: peak of its resident memory in GB, or that of the largest of its children.
-        lines: what it printed, each line with the seconds after which it came.
+        seconds: wall time, start included.
+        memory: peak resident memory in GB, of the command or the largest of its children.
+        lines: its output, each line with the second at which it appeared.
     """
 
     seconds: float
@@ -43,7 +43,7 @@ class Ran:
 
     @property
     def stages(self) -> dict[str, float]:
-        """Seconds from the start of each DVC stage to that of the next, hashing and linking included."""
+        """Seconds from the start of each DVC stage to the start of the next, hashing and linking included."""
         starts = [(at, line.split("'")[1]) for at, line in self.lines if line.startswith("Running stage '")]
         ends = [at for at, _ in starts[1:]] + [self.seconds]
         return {name: end - at for (at, name), end in zip(starts, ends, strict=True)}
@@ -51,7 +51,7 @@ class Ran:
 
 @dataclass(frozen=True)
 class Phase:
-    """What a training phase took, and what its best epoch reached on validation images."""
+    """Time in seconds and memory in GB of a training phase, and the validation metrics of its best epoch."""
 
     seconds: float
     memory: float
@@ -60,10 +60,10 @@ class Phase:
 
 
 def run(command: str, project: Path) -> Ran:
-    """Run a command in a project, in a process of its own whose environment leads to no other store.
+    """Run a command in a project, with an environment that leads to no other store.
 
     Raises:
-        RuntimeError: it failed; says what it printed.
+        RuntimeError: it failed; the message holds its output.
     """
     print(f"{project.name}: {command}", file=sys.stderr, flush=True)
     start = time.perf_counter()
@@ -76,21 +76,21 @@ def run(command: str, project: Path) -> Ran:
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        said = "\n".join(line for _, line in lines)
-        raise RuntimeError(f"`{command}` ended with exit status {process.returncode}:\n{said}")
+        output = "\n".join(line for _, line in lines)
+        raise RuntimeError(f"`{command}` failed with exit status {process.returncode}:\n{output}")
     kilobytes = usage.ru_maxrss / (1024 if sys.platform == "darwin" else 1)
     return Ran(time.perf_counter() - start, kilobytes * 1024 / 1e9, lines)
 
 
 def clean_environment() -> dict[str, str]:
-    """Return the environment without what leads to other stores or models, with this Python first."""
+    """Return the environment without variables that lead to other stores or models, this Python first on the PATH."""
     others = ("MLFLOW_", "DVC_", "GIT_", "PNEUMONIA_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(others)}
     return kept | QUIET | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
 
 def copy_project(target: Path, *changes: dict[str, Any]) -> Path:
-    """Copy code, pipeline and parameters into a repository of their own, and change parameters, later ones last."""
+    """Copy code, pipeline and parameters into a new repository, and change parameters; later changes win."""
     command = ("git", "ls-files", "--cached", "--others", "--exclude-standard")
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in listed.splitlines():
@@ -105,37 +105,37 @@ def copy_project(target: Path, *changes: dict[str, Any]) -> Path:
 
 
 def commit(project: Path) -> None:
-    """Commit all that git would take, as `dvc exp run` expects it."""
+    """Commit everything that git tracks or would add, as `dvc exp run` expects."""
     for command in ("add -A", "-c user.name=benchmark -c user.email=benchmark@localhost commit -qm benchmark"):
         subprocess.run(("git", *command.split()), cwd=project, check=True)
 
 
 def set_params(project: Path, changes: dict[str, Any]) -> None:
-    """Change values section by section, in params.yaml and in what `dvc exp run` composes it from."""
+    """Change values section by section, in params.yaml and in the Hydra configuration that `dvc exp run` composes."""
     for path in (project / "params.yaml", project / "conf" / "config.yaml"):
         params = yaml.safe_load(path.read_text())
         path.write_text(yaml.safe_dump(params | {name: params[name] | values for name, values in changes.items()}))
 
 
 def count_images(images: Path) -> int:
-    """Count the files below <images>/<folder>/<label>/."""
+    """Return the number of files in <images>/<folder>/<label>/."""
     return sum(1 for _ in images.glob("*/*/*"))
 
 
 def sample_images(images: Path, number: int, out: Path) -> None:
-    """Link a random sample into <out>/train/<label>/, always the same one, each class with its share.
+    """Link a random sample into <out>/train/<label>/: the same one in each call, stratified by class.
 
     Raises:
-        InputError: there are fewer images.
+        InputError: there are not enough images.
     """
     total = count_images(images)
     if total < number:
         raise InputError(
-            f"There are {total:,} images and {number:,} are to be drawn.",
-            expected=f"a folder with {number:,} images or more",
-            remedy="choose another --data, or --parts without phases and scaling",
+            f"A sample of {number:,} images cannot be drawn from {total:,}.",
+            expected=f"a folder with at least {number:,} images",
+            remedy="choose a larger folder as --data, or --parts without phases and scaling",
         )
-    for label in LABELS:
+    for label in CLASSES:
         found = sorted(images.glob(f"*/{label}/*"))
         (out / "train" / label).mkdir(parents=True)
         for image in random.Random(0).sample(found, round(number * len(found) / total)):
@@ -143,7 +143,7 @@ def sample_images(images: Path, number: int, out: Path) -> None:
 
 
 def link(image: Path, target: Path) -> None:
-    """Hard-link a file, or copy it where the file system cannot link."""
+    """Hard-link a file, or copy it if the file system cannot."""
     try:
         os.link(image, target)
     except OSError:
@@ -151,7 +151,7 @@ def link(image: Path, target: Path) -> None:
 
 
 def run_pipeline(project: Path) -> dict[str, Phase]:
-    """Run both training stages as dvc.yaml has them, each a whole process, with nothing computed beforehand."""
+    """Run the commands of both training stages in dvc.yaml, each as a whole process, with empty caches."""
     shutil.rmtree(project / ".cache", ignore_errors=True)
     stages = yaml.safe_load((project / "dvc.yaml").read_text())["stages"]
     return {phase: _time_stage(project, phase, stages[phase]["cmd"]) for phase in PHASES}
@@ -172,26 +172,26 @@ def read_history(path: Path) -> Iterator[dict[str, float]]:
 
 
 def run_plain(project: Path) -> dict[str, Phase]:
-    """Train the same images the plain way; seconds are those of building and fitting only."""
+    """Train on the same images the plain way; seconds cover building and fitting only."""
     ran = run("python -m benchmarks.plain data/dataset.pkl plain.json", project)
     measured = json.loads((project / "plain.json").read_text())
     return {phase: Phase(memory=ran.memory, **measured[phase]) for phase in PHASES}
 
 
 def run_floor(project: Path) -> list[dict[str, Any]]:
-    """Measure the least that training can take; rows of `floor.Pass`, and its seconds."""
+    """Measure the least that training can take; return the rows of `floor.Pass` with their seconds."""
     run("python -m benchmarks.floor data/dataset.pkl floor.json", project)
     return json.loads((project / "floor.json").read_text())
 
 
 def run_serving(project: Path, images: int, seconds: float) -> list[dict[str, Any]]:
-    """Measure how fast the project's model answers; rows of `serving.Way`."""
+    """Measure how fast the project's model is served; return the rows of `serving.Way`."""
     run(f"python -m benchmarks.serving serving.json --images {images} --seconds {seconds:g}", project)
     return json.loads((project / "serving.json").read_text())
 
 
 def describe_machine() -> str:
-    """Say what was measured on: nothing that names the machine or the time."""
+    """Return processor, memory and versions, without a name of the machine or a time."""
     cpuinfo = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     model = next((line.split(": ")[1] for line in cpuinfo.splitlines() if line.startswith("model name")), "processor")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9

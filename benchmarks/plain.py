@@ -1,7 +1,7 @@
-"""Train the plain way, as a good notebook does: arrays in memory, tf.data, and `fit` through the whole model.
+"""Train as a good notebook does: arrays in memory, tf.data, and `fit` through the whole model.
 
-`python -m benchmarks.plain DATASET.pkl RESULT.json` in a project's folder reads its params.yaml. Weights, order of
-images and dropout are those of the pipeline, so that results can be compared and not only seconds.
+Run `python -m benchmarks.plain DATASET.pkl RESULT.json` in the folder of a project; it reads params.yaml. Weights,
+order of images and dropout equal the pipeline's, so that results are comparable as well as times.
 """
 
 import json
@@ -26,19 +26,19 @@ from pneumonia.training.schedules import build_optimizer
 
 
 class SameDraws(keras.callbacks.Callback):
-    """Draw in each epoch what the pipeline draws in it; `order` holds the rows of the training images' variants."""
+    """Repeat the random draws of the pipeline in each epoch; `order` holds rows of the training images' variants."""
 
     def __init__(self, trained: keras.Model, order: tf.Variable, views: int, seed: int) -> None:
         super().__init__()
         self.trained, self.order, self.views, self.seed = trained, order, views, seed
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Assign the order of images and the state of every dropout layer."""
+        """Set the order of images and the state of each dropout layer."""
         self.order.assign(draw_epoch(self.trained, len(self.order.numpy()), self.views, self.seed, epoch))
 
 
 def wrap(model: keras.Model) -> keras.Model:
-    """Return the classifier as one model whose BatchNorm statistics stay, sharing its layers.
+    """Return the classifier as one model that shares its layers and keeps its BatchNorm statistics.
 
     Keras 3.15's `fit` overrides the `training=False` with which `build_model` calls the backbone.
     """
@@ -50,10 +50,10 @@ def wrap(model: keras.Model) -> keras.Model:
 
 
 def make_batches(split: Split, order: tf.Variable, batch_size: int) -> tf.data.Dataset:
-    """Return batches of images in `order`, read anew at the start of each epoch.
+    """Return batches of images in `order`, which is read again at the start of each epoch.
 
-    Images are in memory as uint8: what `cache` would keep. It is as fast as `cache`, `shuffle` and `batch`, 0.1 s for
-    2,000 images of 224 pixels, and lets the order be chosen.
+    Images stay in memory as uint8, as with `cache`. This is as fast as `cache`, `shuffle` and `batch` (0.1 s for 2,000
+    images of 224 pixels), and it leaves the order to the caller.
     """
     images, labels = tf.constant(split.images[..., None]), tf.constant(split.labels.astype(np.float32)[:, None])
 
@@ -65,7 +65,7 @@ def make_batches(split: Split, order: tf.Variable, batch_size: int) -> tf.data.D
 
 
 def fit_phase(model: keras.Model, dataset: Dataset, params: FitParams) -> dict[str, float]:
-    """Train what is trainable, leave the model with the weights of its best epoch and return that epoch's metrics."""
+    """Fit the trainable layers, restore the weights of the best epoch and return its metrics."""
     images = Batches(dataset.train.images, dataset.train.labels, params.batch_size)
     learning_rate, _ = choose_learning_rate(model, images, params, dataset.class_weight)
     compile_classifier(model, build_optimizer(params, learning_rate, len(images)))
@@ -88,7 +88,7 @@ def train_plainly(dataset: Dataset, params: Params) -> dict[str, dict[str, float
     """Train both phases.
 
     Returns:
-        By phase: metrics of the best epoch, and the seconds that building and fitting took.
+        By phase: metrics of the best epoch, and the seconds of building and fitting.
     """
     start = time.perf_counter()
     make_deterministic(params.train.seed)

@@ -1,4 +1,4 @@
-"""Run a server for a while, and ask it with many clients that cost next to nothing."""
+"""Start a server, and load it with many clients that cost next to nothing."""
 
 import asyncio
 import base64
@@ -24,7 +24,7 @@ HOST, CLIENTS = "127.0.0.1", 16
 
 
 def find_port() -> int:
-    """Return a port at which nothing listens."""
+    """Return a free port."""
     with socket.socket() as free:
         free.bind((HOST, 0))
         return free.getsockname()[1]
@@ -32,22 +32,22 @@ def find_port() -> int:
 
 @contextmanager
 def serving(command: Sequence[str], ready: str, cwd: Path = Path(), **environment: str) -> Iterator[psutil.Process]:
-    """Run a server while the block runs, from when the address `ready` answers with HTTP 200.
+    """Run a server for the duration of the block, which starts when the URL `ready` returns HTTP 200.
 
     Raises:
-        RuntimeError: it ended or was not ready within two minutes; says what it printed.
+        RuntimeError: it exited, or was not ready within two minutes; the message holds its output.
     """
     with (
-        tempfile.TemporaryFile("w+") as said,
-        subprocess.Popen(command, cwd=cwd, env=clean_environment() | environment, stdout=said, stderr=said,
+        tempfile.TemporaryFile("w+") as output,
+        subprocess.Popen(command, cwd=cwd, env=clean_environment() | environment, stdout=output, stderr=output,
                          start_new_session=True) as process,
     ):  # fmt: skip
         try:
             deadline = time.monotonic() + 120
             while not _answers(ready):
                 if process.poll() is not None or time.monotonic() > deadline:
-                    said.seek(0)
-                    raise RuntimeError(f"`{' '.join(command)}` is not ready:\n{said.read()}")
+                    output.seek(0)
+                    raise RuntimeError(f"`{' '.join(command)}` is not ready:\n{output.read()}")
                 time.sleep(0.1)
             yield psutil.Process(process.pid)
         finally:
@@ -63,7 +63,7 @@ def _answers(address: str) -> bool:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a server and what it started: first kindly, after ten seconds not."""
+    """Stop a server and its children: SIGTERM, and SIGKILL after ten seconds."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, number)
@@ -75,38 +75,38 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def encode_upload(content: bytes) -> tuple[str, bytes]:
-    """Return content type and body of a form with one image."""
+    """Return the content type and body of a form with one image."""
     head = '--image\r\nContent-Disposition: form-data; name="files"; filename="image.jpeg"\r\nContent-Type: image/jpeg'
     return "multipart/form-data; boundary=image", head.encode() + b"\r\n\r\n" + content + b"\r\n--image--\r\n"
 
 
 def encode_table(content: bytes) -> tuple[str, bytes]:
-    """Return content type and body of a table with one image, as MLflow takes it."""
+    """Return the content type and body of a table with one image, as MLflow's server expects it."""
     table = {"columns": ["image"], "data": [[base64.b64encode(content).decode()]]}
     return "application/json", json.dumps({"dataframe_split": table}).encode()
 
 
 def write_request(path: str, kind: str, body: bytes) -> bytes:
-    """Return a whole HTTP request."""
+    """Return a complete HTTP request."""
     head = f"POST {path} HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
     return head.encode() + body
 
 
 async def ask_together(port: int, requests: list[bytes], seconds: float) -> list[float | None]:
-    """Return the seconds of each request, None for one that failed."""
+    """Send requests from CLIENTS clients for some seconds; return the seconds of each, None for a failed one."""
     deadline, rest = time.perf_counter() + seconds, itertools.cycle(requests)
 
     async def ask() -> list[float | None]:
         took: list[float | None] = []
         while time.perf_counter() < deadline:
-            try:  # a connection is kept; who loses it opens another
+            try:  # keep the connection; after an error open another
                 async with connecting(port) as (reader, writer):
                     while (start := time.perf_counter()) < deadline:
                         writer.write(next(rest))
                         async with asyncio.timeout(30):
                             ok = await read_status(reader) == 200
                         took.append(time.perf_counter() - start if ok else None)
-            except (OSError, EOFError, ValueError):  # among them TimeoutError, and an answer that is none
+            except (OSError, EOFError, ValueError):  # TimeoutError and a malformed response among them
                 took.append(None)
                 await asyncio.sleep(0.1)
         return took
@@ -116,7 +116,7 @@ async def ask_together(port: int, requests: list[bytes], seconds: float) -> list
 
 @asynccontextmanager
 async def connecting(port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """Connect, and close the connection in any case."""
+    """Open a connection, and close it in any case."""
     reader, writer = await asyncio.open_connection(HOST, port)
     try:
         yield reader, writer
@@ -127,7 +127,7 @@ async def connecting(port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asy
 
 
 async def read_status(reader: asyncio.StreamReader) -> int:
-    """Read an answer with a length, and return its status."""
+    """Read a response with Content-Length and return its status."""
     status, *head = (await reader.readuntil(b"\r\n\r\n")).decode().lower().splitlines()
     (length,) = (line.partition(":")[2] for line in head if line.startswith("content-length:"))
     await reader.readexactly(int(length))

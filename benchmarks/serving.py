@@ -1,4 +1,4 @@
-"""Measure how fast a registered model answers: `python -m benchmarks.serving RESULT.json` in a project's folder."""
+"""Measure how fast a registered model is served: `python -m benchmarks.serving RESULT.json` in a project's folder."""
 
 import argparse
 import asyncio
@@ -31,9 +31,9 @@ from benchmarks.servers import (
     write_request,
 )
 
-MODEL = "challenger"  # what was trained last; on few images there may be no champion
-WARM_UP = 3.0  # seconds of asking before it counts
-BATCH_SIZE = 64  # as in predict
+MODEL = "challenger"  # the latest model; with few images there may be no champion
+WARM_UP = 3.0  # seconds of load before the measurement
+BATCH_SIZE = 64  # as in `inference.scores`
 SIDE = 224  # of the images, in pixels
 SERVE = (sys.executable, "-m", "pneumonia", "serve")
 MLFLOW = (sys.executable, "-m", "mlflow", "models", "serve", "-m", f"models:/pneumonia-classifier@{MODEL}",
@@ -44,16 +44,16 @@ Clocks = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Way:
-    """What one way to ask reached.
+    """Performance of one way to score images.
 
     Attributes:
         what: the way.
         rate: images per second.
-        latency: seconds that half of the requests, and 95 % of them, took at most.
-        errors: requests without an answer, or with another than HTTP 200.
-        memory: resident memory of the server in GB: ten seconds after the start, at the end.
-        others: share of the processors that other processes took meanwhile.
-        alone: images per second of the model alone, mean of before and after.
+        others: share of the processors that other processes used meanwhile, 0 to 1.
+        latency: seconds, median and 95th percentile.
+        errors: requests that failed or returned another status than 200.
+        memory: resident memory of the server in GB, ten seconds after the start and at the end.
+        alone: images per second of the model alone, the mean of before and after.
     """
 
     what: str
@@ -66,22 +66,22 @@ class Way:
 
 
 def measure_ways(images: Path, seconds: float) -> Iterator[Way]:
-    """Yield what the command reaches, the service and MLflow's server.
+    """Measure the command, the service and MLflow's server, one after the other.
 
     Args:
         images: folder of JPEG files.
-        seconds: for which each server is asked.
+        seconds: of load for each server.
     """
     alone = measure_model()
     for measure in (measure_command, measure_service, measure_mlflow):
         ways = measure(sorted(images.iterdir()), seconds)
-        # On a machine that others use too, only what was measured next to each other can be compared.
+        # On a shared machine only measurements next to each other are comparable.
         before, alone = alone, measure_model()
         yield from (replace(way, alone=(before + alone) / 2) for way in ways)
 
 
 def measure_command(images: Sequence[Path], seconds: float) -> list[Way]:
-    """Measure `python -m pneumonia predict` on a folder, its start told apart by a call for one image."""
+    """Measure `python -m pneumonia predict` on a folder, with and without its start: the time for one image."""
     before = read_clocks()
     first, whole = (time_predict(path) for path in (images[0], images[0].parent))
     others = find_others(before, read_clocks())
@@ -108,7 +108,7 @@ def measure_mlflow(images: Sequence[Path], seconds: float) -> list[Way]:
 
 
 def measure_model() -> float:
-    """Return images per second of the model's forward pass in a tight loop, in a process of its own."""
+    """Return images per second of the forward pass in a tight loop, in a separate process."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_measure_forward).result()
 
@@ -121,7 +121,7 @@ def _measure_forward() -> float:
 
 
 def time_predict(images: Path) -> float:
-    """Return the seconds that the command takes for an image or a folder."""
+    """Return the seconds of the command for an image or a folder."""
     start = time.perf_counter()
     command = [sys.executable, "-m", "pneumonia", "predict", "--csv", "--model", MODEL, str(images)]
     subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
@@ -129,7 +129,7 @@ def time_predict(images: Path) -> float:
 
 
 def measure_server(what: str, server: psutil.Process, port: int, requests: list[bytes], seconds: float) -> Way:
-    """Ask a server with all clients at once, each again as soon as it is answered; nothing is made while they ask."""
+    """Load a server from all clients at once, with requests that were built beforehand."""
 
     async def measure() -> tuple[list[float | None], float, list[float]]:
         await ask_together(port, requests, WARM_UP)
@@ -145,17 +145,17 @@ def measure_server(what: str, server: psutil.Process, port: int, requests: list[
 
 
 def list_family(process: psutil.Process) -> list[psutil.Process]:
-    """Return a process and all it started."""
+    """Return a process and its descendants."""
     return [process, *process.children(recursive=True)]
 
 
 def measure_memory(server: psutil.Process) -> float:
-    """Return the resident memory of a server in GB."""
+    """Return the resident memory of a server and its descendants in GB."""
     return sum(process.memory_info().rss for process in list_family(server)) / 1e9
 
 
 def read_clocks(server: psutil.Process | None = None) -> Clocks:
-    """Return seconds: of all processors, those in which they were busy, and those for this process and a server."""
+    """Return processor seconds: passed, busy, and used by this process and a server."""
     spent = psutil.cpu_times()
     own = sum(os.times()[:4]) + sum(sum(one.cpu_times()[:2]) for one in (list_family(server) if server else ()))
     return np.array(
@@ -164,13 +164,13 @@ def read_clocks(server: psutil.Process | None = None) -> Clocks:
 
 
 def find_others(before: Clocks, after: Clocks) -> float:
-    """Return the share of the processors that other processes took, 0 to 1."""
+    """Return the share of the processors that other processes used, 0 to 1."""
     passed, busy, own = after - before
     return float(np.clip((busy - own) / passed, 0, 1))
 
 
 def shrink_images(raw: Path, out: Path, images: int) -> None:
-    """Write so many JPEG files of SIDE pixels from those below `raw`, in turn."""
+    """Write `images` JPEG files of SIDE pixels, made from the files below `raw` in turn."""
     out.mkdir()
     found = sorted(path for path in raw.rglob("*") if path.suffix.lower() in (".jpeg", ".jpg", ".png"))[:images]
     for number in range(images):
@@ -182,7 +182,7 @@ def shrink_images(raw: Path, out: Path, images: int) -> None:
 
 
 def main() -> None:
-    """Measure all ways and write them."""
+    """Measure all ways and write them as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path, help="JSON file")
     parser.add_argument("--images", type=int, default=4000, help="for the command")

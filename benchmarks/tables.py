@@ -1,4 +1,4 @@
-"""The tables of the report, in Markdown."""
+"""Tables of the report in Markdown."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,24 +9,24 @@ from benchmarks.pipeline import Phase
 Ways = dict[str, dict[str, Phase]]  # plain or pipeline, then train or finetune
 SERVING = """## Serving
 
-Images of 224 pixels as JPEG, on one machine. Each server was asked for {seconds:g} s by 16 clients, for one image at a
-time, each again as soon as it had its answer. Model alone is images/s of its forward pass on batches of 64 in a tight
-loop, the mean of before and after; share is images/s over that. Others is what other processes took of the processors
-meanwhile. Memory is resident, ten seconds after the start and at the end.
+JPEG files of 224 pixels, clients and server on one machine. For {seconds:g} s, 16 clients sent one radiograph at a
+time, the next as soon as the answer arrived. "Model alone" is the forward pass on batches of 64 in a tight loop, the
+mean of before and after; "share" is the throughput divided by it. "Others" is the share of the processors that other
+processes used meanwhile. Memory is resident, ten seconds after the start and at the end.
 
 """
 
 
 def describe(backbone: str, weights: str) -> str:
-    """Say what is trained."""
-    none = "no ImageNet weights, which need a download, so that only time and memory mean something"
-    said = none if weights == "none" else "ImageNet weights"
-    return f"{backbone}, {said}; images of train, validation and test together, no altered copies added.\n\n"
+    """Return a sentence on what is trained."""
+    none = "random weights (ImageNet's need a download), so only time and memory are meaningful"
+    used = none if weights == "none" else "ImageNet weights"
+    return f"{backbone}, {used}; radiographs of train, validation and test together, without altered copies.\n\n"
 
 
 def tabulate_ways(ways: dict[int, Ways]) -> str:
-    """Return a table with three rows per number of images: plain, pipeline, and the ratio of both."""
-    columns = "images|way|initial, s|fine-tuning, s|both, s|peak memory, GB|initial val AUC|fine-tuned val AUC"
+    """Return a table with three rows per number of images: plain, pipeline and their ratio."""
+    columns = "radiographs|way|initial, s|fine-tuning, s|both, s|peak memory, GB|initial val AUC|fine-tuned val AUC"
     rows: list[Sequence[str]] = []
     for images, way in ways.items():
         figures = {name: list_figures(way[name]) for name in ("plain", "pipeline")}
@@ -44,13 +44,13 @@ def list_figures(phases: dict[str, Phase]) -> list[float]:
 
 
 def tabulate_served(ways: list[dict[str, Any]], seconds: float) -> str:
-    """Return the section on answering images, see `pipeline.run_serving`; each server was asked for so many seconds."""
-    columns = "way|images/s|model alone|share|others|half within, ms|95 % within, ms|errors|memory, GB|at the end"
+    """Return the section on serving from the rows of `pipeline.run_serving`; each server was loaded for `seconds`."""
+    columns = "way|radiographs/s|model alone|share|others|median, ms|95th percentile, ms|errors|memory, GB|at the end"
     return SERVING.format(seconds=seconds) + tabulate(columns.split("|"), [list_served(way) for way in ways])
 
 
 def list_served(way: dict[str, Any]) -> list[str]:
-    """Return a row of that table; the command has neither latency, errors nor memory."""
+    """Return a row of the table on serving; the command has neither latency nor errors nor memory."""
     rates = [f"{way['rate']:.0f}", f"{way['alone']:.0f}", f"{way['rate'] / way['alone']:.0%}", f"{way['others']:.0%}"]
     if way["errors"] is None:
         return [way["what"], *rates, *[""] * 5]

@@ -130,7 +130,8 @@ def test_the_procfile_runs_the_command_of_the_image_at_the_port_of_the_platform(
     kind, _, command = (ROOT / "Procfile").read_text().partition(": ")
     (tmp_path / "python").write_text('#!/bin/sh\necho "$PNEUMONIA_HOST $PNEUMONIA_PORT python $*"\n')
     (tmp_path / "python").chmod(0o755)
-    done = subprocess.run(["/bin/sh", "-c", command], env={"PATH": str(tmp_path)} | given, capture_output=True, text=True)
+    environment = {"PATH": str(tmp_path)} | given
+    done = subprocess.run(["/bin/sh", "-c", command], env=environment, capture_output=True, text=True)
     assert kind == "web"
     assert done.stdout == f"0.0.0.0 {expected} {' '.join(json.loads(find_last(SERVICE, 'CMD')))}\n"
 
