@@ -1,4 +1,4 @@
-"""Write the report that people read and the card that goes with the model."""
+"""Write the report for people and the card that goes with the model."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ def report(
     metrics: Path, point: Path, evaluation: Path, split: Path, validation: Path, splits: Path, model: Path,
     finetune: Path, out: Path, card: Path, params: Params,
 ) -> str:  # fmt: skip
-    """Write an HTML report and a model card; nothing in them is typed in."""
+    """Write an HTML report and a model card from the results of the run."""
     run = describe_run(metrics, point, evaluation, split, validation, splits, model, finetune, params)
     write_report(out, evaluation, run)
     write_model_card(card, run)

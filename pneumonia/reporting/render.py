@@ -1,4 +1,4 @@
-"""Render a page from a template."""
+"""Render pages from Jinja templates."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,14 @@ from pneumonia.core.files import replacing
 
 
 def render(template: str, path: Path, run: dict[str, Any], package: str = "pneumonia.reporting") -> None:
-    """Write a page from a file in the folder `templates` of a package, whole or not at all."""
+    """Write a page, whole or not at all.
+
+    Args:
+        template: file in the folder `templates` of `package`; HTML is escaped, and an undefined name is an error.
+        path: of the page.
+        run: values by the names that the template uses.
+        package: that holds the folder `templates`.
+    """
     environment = Environment(
         loader=PackageLoader(package), autoescape=select_autoescape(["html"]), undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
@@ -23,19 +30,19 @@ def render(template: str, path: Path, run: dict[str, Any], package: str = "pneum
 
 
 def _format_interval(measured: dict[str, float], sign: bool = False) -> str:
-    """Return value and bounds, a dash for what is not defined."""
+    """Return a value with its bounds, the value alone without bounds, a dash for NaN."""
     digits = f"{'+' if sign else ''}.3f"
-    return "-" if pd.isna(measured["value"]) else f"{measured['value']:{digits}} ({_format_bounds(measured, sign)})"
+    bounds = "" if pd.isna(measured["low"]) else f" ({_format_bounds(measured, sign)})"
+    return "-" if pd.isna(measured["value"]) else f"{measured['value']:{digits}}{bounds}"
 
 
 def _format_bounds(measured: dict[str, float], sign: bool = False) -> str:
     digits = f"{'+' if sign else ''}.3f"
-    low, high = measured["low"], measured["high"]
-    return "no interval" if pd.isna(low) else f"{low:{digits}} to {high:{digits}}"
+    return f"{measured['low']:{digits}} to {measured['high']:{digits}}"
 
 
 def _format_column(row: dict[str, float], name: str) -> str:
-    """Return a metric of a table that holds value and bounds side by side."""
+    """Return a metric of a row that holds value and bounds side by side."""
     return _format_interval({"value": row[name], "low": row[f"{name}_low"], "high": row[f"{name}_high"]})
 
 

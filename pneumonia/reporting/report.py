@@ -1,4 +1,4 @@
-"""Describe a run for the report and the model card; all numbers come from the run."""
+"""Collect what the report and the model card show; every number comes from the run."""
 
 import base64
 import json
@@ -12,6 +12,7 @@ from pneumonia.core.files import sha256_file
 from pneumonia.core.params import Params
 from pneumonia.core.tables import CLASSES, SPLITS, read_records
 from pneumonia.inference.operating_point import OperatingPoint
+from pneumonia.reporting.claims import collect_claims
 from pneumonia.reporting.render import render
 
 SHOWN = {
@@ -32,7 +33,7 @@ def describe_run(
     metrics: Path, point: Path, evaluation: Path, split: Path, validation: Path, splits: Path, model: Path,
     finetune: Path, params: Params,
 ) -> dict[str, Any]:  # fmt: skip
-    """Return all that the report and the card say, as the templates name it.
+    """Return everything that the report and the card show, under the names that the templates use.
 
     Args:
         metrics: JSON of the evaluate stage.
@@ -48,9 +49,12 @@ def describe_run(
     records = read_records(splits)
     counts = json.loads(split.read_text())
     checked = json.loads(validation.read_text())
+    leaks = {name: counts[name] for name in ("crossing_patients", "crossing_files", "left_out")}
+    copies = checked["images"] - len(records) - counts["left_out"]
+    unnamed = int((records["patient_id"] == records["path"]).sum())
     return {
         "params": params,
-        # What the model depends on, and this stage in dvc.yaml.
+        # What the model depends on, like the parameters of this stage in dvc.yaml.
         "flat": {k: v for k, v in params.flat().items() if not re.match("cache|register|compute.(?!precision)", k)},
         "classes": CLASSES,
         "metrics": json.loads(metrics.read_text()),
@@ -60,14 +64,13 @@ def describe_run(
         "calibration": pd.read_csv(evaluation / "calibration.csv").to_dict("records"),
         "subgroups": _read_subgroups(evaluation / "subgroups.csv"),
         "splits": {name: counts[name] for name in SPLITS},
-        "leaks": {name: counts[name] for name in ("crossing_patients", "crossing_files", "left_out")},
+        "leaks": leaks,
         "validation": checked,
-        "copies": checked["images"] - len(records) - counts["left_out"],
         "folders": _count_folders(records),
         "model_sha256": sha256_file(model),
         "data_sha256": sha256_file(splits),
         "trained": json.loads(finetune.read_text()),
-    }
+    } | collect_claims(params, leaks, copies, unnamed)
 
 
 def _read_intervals(path: Path) -> dict[str, dict[str, dict[str, float]]]:
@@ -85,7 +88,7 @@ def _read_subgroups(path: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def _count_folders(records: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return images and share of pneumonia in each of the owner's folders."""
+    """Return the number of images and the share of pneumonia in each of the owner's folders."""
     return [
         {"folder": folder, "images": len(images), "pneumonia": float((images["label"] == CLASSES[1]).mean())}
         for folder, images in records.groupby("source_folder")
@@ -93,17 +96,17 @@ def _count_folders(records: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def write_report(path: Path, figures: Path, run: dict[str, Any]) -> None:
-    """Write the report, its figures inside it: it needs neither a network nor another file.
+    """Write the report as one HTML file that embeds its figures and needs no network.
 
     Args:
-        path: HTML to write.
-        figures: folder of PNG files.
-        run: from `describe_run`.
+        path: of the HTML file.
+        figures: folder of the PNG files to embed.
+        run: as `describe_run` returns it.
     """
     pictures = {file.stem: base64.b64encode(file.read_bytes()).decode() for file in sorted(figures.glob("*.png"))}
     render("report.html", path, run | {"pictures": pictures})
 
 
 def write_model_card(path: Path, run: dict[str, Any]) -> None:
-    """Write the model card in Markdown, its parts those of Mitchell et al. 2019 (arXiv:1810.03993)."""
+    """Write the model card in Markdown, with the sections of Mitchell et al. 2019 (arXiv:1810.03993)."""
     render("model_card.md", path, run)

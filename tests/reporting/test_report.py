@@ -1,4 +1,4 @@
-"""Report and card say what the run found, with all it takes to read them inside."""
+"""Report and card show what the run found, and the report needs no other file."""
 
 import json
 import re
@@ -8,15 +8,17 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from projects import run
+import yaml
 
 from pneumonia.core.files import sha256_file
+from pneumonia.core.params import Params
 from pneumonia.core.params_file import load_params
+from pneumonia.reporting.claims import collect_claims
 from pneumonia.reporting.report import describe_run, write_model_card, write_report
 
 
 class Page(HTMLParser):
-    """What a page shows and what it asks for."""
+    """The text of a page and the addresses that it loads."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -37,7 +39,7 @@ class Page(HTMLParser):
 
 
 def describe(project: Path, **changes: Any) -> dict[str, Any]:
-    """Return what the report of a finished project is made from."""
+    """Return what report and card of a finished project show."""
     reports = project / "reports"
     return describe_run(
         reports / "metrics.json", project / "models" / "operating_point.json", reports / "evaluation",
@@ -56,7 +58,7 @@ def card(once: Path) -> str:
     return (once / "reports" / "model_card.md").read_text()
 
 
-def test_the_report_asks_for_nothing_outside_itself(page: Page) -> None:
+def test_the_report_loads_nothing_outside_itself(page: Page) -> None:
     assert len(page.asked) == 7
     assert all(address.startswith("data:image/png;base64,") for address in page.asked)
 
@@ -77,7 +79,7 @@ def test_card_and_report_count_the_same_errors(once: Path, page: Page, card: str
     counted = json.loads((once / "reports" / "metrics.json").read_text())["finetuned"]
     ill = counted["true_positives"] + counted["false_negatives"]
     for text in (page.text, card):
-        assert f"{ill} images with pneumonia" in text
+        assert f"{ill} radiographs with pneumonia" in text
         assert re.search(rf"missed {counted['false_negatives']};|{counted['false_negatives']} were missed", text)
 
 
@@ -87,7 +89,7 @@ def test_both_name_model_and_data_by_their_sha256(once: Path, page: Page, card: 
         assert sha256_file(once / name) in card
 
 
-def test_both_say_that_phantom_images_mean_nothing_and_that_it_is_no_medical_device(page: Page, card: str) -> None:
+def test_both_state_that_phantoms_mean_nothing_and_that_this_is_no_medical_device(page: Page, card: str) -> None:
     for text in (page.text, card):
         assert "Synthetic radiographs: no clinical meaning." in text
         assert "Not a medical device" in text
@@ -98,16 +100,53 @@ def test_the_card_has_its_parts(card: str, part: str) -> None:
     assert f"\n## {part}\n" in card
 
 
-def test_a_split_that_patients_cross_is_called_flattering(once: Path, tmp_path: Path) -> None:
-    leaks = {"crossing_patients": 7, "crossing_files": 0, "left_out": 0}
-    write_model_card(tmp_path / "card.md", describe(once, leaks=leaks))
-    write_report(tmp_path / "report.html", once / "reports" / "evaluation", describe(once, leaks=leaks))
-    assert "flatter the model" in (tmp_path / "card.md").read_text()
-    assert "flatter the model" in (tmp_path / "report.html").read_text()
-    assert "flatter the model" not in (once / "reports" / "model_card.md").read_text()
+def write_both(project: Path, folder: Path, run: dict[str, Any]) -> tuple[str, str]:
+    """Write report and card of a run into `folder`, and return their text."""
+    write_report(folder / "report.html", project / "reports" / "evaluation", run)
+    write_model_card(folder / "card.md", run)
+    return Page((folder / "report.html").read_text()).text, (folder / "card.md").read_text()
 
 
-def test_what_cannot_be_measured_is_a_dash_and_no_number(once: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("crossing", ["crossing_patients", "crossing_files", None])
+def test_figures_of_a_split_that_patients_or_files_cross_are_called_flattering(
+    once: Path, tmp_path: Path, crossing: str | None
+) -> None:
+    found = describe(once)
+    leaks = found["leaks"] | ({crossing: 7} if crossing else {})
+    run = found | {"leaks": leaks} | collect_claims(found["params"], leaks, 0, 0)
+    for text in write_both(once, tmp_path, run):
+        assert ("flatter the model" in text) == bool(crossing)
+        assert ("No test file was used for training" in text) != bool(crossing)
+
+
+@pytest.mark.parametrize("source", ["kaggle", "mendeley", "folder", "phantom"])
+def test_both_claim_of_the_source_what_is_known_of_it(once: Path, tmp_path: Path, source: str) -> None:
+    found = describe(once)
+    plain: dict[str, Any] = found["params"].model_dump(by_alias=True)
+    params = Params.model_validate(plain | {"data": plain["data"] | {"source": source}})
+    run = found | {"params": params} | collect_claims(params, found["leaks"], 0, 0)
+    public = source in ("kaggle", "mendeley")
+    for text in write_both(once, tmp_path, run):
+        for words in ("Kermany", "Guangzhou", "children", "graders", "10.17632"):
+            assert (words in text) == public, words
+        assert "aediatric" not in text or public
+        assert ("does not know whose radiographs these are" in text) == (source == "folder")
+        assert "one training run on one split" in text
+    header = yaml.safe_load((tmp_path / "card.md").read_text().split("---")[1])
+    assert header.get("datasets", []) == (["doi:10.17632/rscbjbr9sj"] if public else [])
+    assert header["license"] == ("unknown" if source == "folder" else "apache-2.0")
+    assert ("paediatric" in header["tags"]) == public
+
+
+def test_the_calibration_error_has_no_interval(once: Path, page: Page, card: str) -> None:
+    value = json.loads((once / "reports" / "metrics.json").read_text())["finetuned"]["calibration_error"]
+    assert f"| Expected calibration error | {value:.3f} |" in card
+    for text in (page.text, card):
+        assert "It has no interval" in text
+        assert "nan" not in text
+
+
+def test_an_undefined_metric_is_a_dash(once: Path, tmp_path: Path) -> None:
     row = describe(once)["subgroups"]["kind"][0] | {"group": "virus", "specificity": float("nan")}
     write_model_card(tmp_path / "card.md", describe(once, subgroups={"kind": [row]}))
     line = next(line for line in (tmp_path / "card.md").read_text().splitlines() if "| virus |" in line)
@@ -115,14 +154,7 @@ def test_what_cannot_be_measured_is_a_dash_and_no_number(once: Path, tmp_path: P
     assert "nan" not in line
 
 
-def test_names_are_no_html(once: Path, tmp_path: Path) -> None:
+def test_names_are_escaped_in_html(once: Path, tmp_path: Path) -> None:
     rows = {"kind": [describe(once)["subgroups"]["kind"][0] | {"group": "<script>"}]}
     write_report(tmp_path / "report.html", once / "reports" / "evaluation", describe(once, subgroups=rows))
     assert "&lt;script&gt;" in (tmp_path / "report.html").read_text()
-
-
-def test_another_template_reruns_report_and_nothing_before(finished: Path) -> None:
-    with (finished / "pneumonia" / "templates" / "model_card.md").open("a") as template:
-        template.write("\nAnother line.\n")
-    done = run("dvc", "repro", cwd=finished)
-    assert re.findall(r"Running stage '(\w+)'", done.stdout) == ["report", "register"]

@@ -1,0 +1,129 @@
+"""Word what a report may claim: the source as it was given, what the run checked, and what neither can tell.
+
+Plain sentences, shared by report and model card. Nothing here is typed in for one run.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pneumonia.core.params import Params
+
+KERMANY = ("kaggle", "mendeley")  # both publish the radiographs of Kermany et al. 2018
+_CODE = "Code: Apache-2.0."
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is known of radiographs because of where they come from.
+
+    Attributes:
+        origin: who they show and who published them.
+        licence: of code, weights and radiographs.
+        licence_id: of the model, as Hugging Face names licences in a card's header.
+        dataset: DOI of a published data set; empty for none.
+        tags: for the card's header.
+        purpose: what comparing models on these radiographs can show.
+        limits: a sentence each.
+    """
+
+    origin: str
+    licence: str
+    licence_id: str
+    dataset: str
+    tags: tuple[str, ...]
+    purpose: str
+    limits: tuple[str, ...]
+
+
+def describe_source(params: Params) -> Source:
+    """Return what may be said of the radiographs; of a folder that is next to nothing."""
+    data = params.data
+    if data.source in KERMANY:
+        return Source(
+            f"The data set of Kermany et al. 2018 (doi:10.17632/rscbjbr9sj), from {data.source.capitalize()}: children "
+            "of one to five years at one hospital, Guangzhou Women and Children's Medical Center.",
+            f"{_CODE} Weights: Apache-2.0. Radiographs by Kermany et al.: CC BY 4.0.",
+            "apache-2.0", "doi:10.17632/rscbjbr9sj", ("paediatric",), "comparing methods on one public data set",
+            (
+                "One hospital, one age group, labels given by graders from the radiograph; no second examination "
+                "confirms them.",
+                "Kermany et al. had an additional expert check the labels of their test folder only: results on it and "
+                "on a resplit of all radiographs cannot be compared.",
+                "No radiograph of another hospital was used.",
+            ),
+        )  # fmt: skip
+    if data.source == "phantom":
+        return Source(
+            f"Synthetic radiographs that the project drew ({data.images:,}, seed {data.seed}). They show no patient.",
+            f"{_CODE} Weights: Apache-2.0. The radiographs are drawn by the code.",
+            "apache-2.0", "", ("synthetic",), "trying the pipeline without data of patients",
+            ("No figure here says anything about radiographs of patients.",),
+        )  # fmt: skip
+    return Source(
+        "A folder that the user named (data.source=folder). The project does not know whose radiographs these are, "
+        "which hospital took them, how patients were selected or who labelled them.",
+        f"{_CODE} Weights and radiographs: unknown to the project; it depends on the rights in the radiographs.",
+        "unknown", "", (), "comparing methods on the radiographs of this folder",
+        (
+            "Hospitals, age of the patients and quality of the labels are unknown to the project.",
+            "Whether the test radiographs come from other hospitals than the training radiographs is unknown.",
+        ),
+    )  # fmt: skip
+
+
+def describe_checks(params: Params, leaks: dict[str, int], copies: int, unnamed: int) -> list[str]:
+    """Return what the run found out about copies, patients and the independence of the test split, a sentence each.
+
+    Args:
+        params: all parameters.
+        leaks: crossing_patients and crossing_files of the split report.
+        copies: identical files set aside.
+        unnamed: radiographs whose file name identifies no patient.
+    """
+    patients, files = leaks["crossing_patients"], leaks["crossing_files"]
+    removed = (
+        f"{copies:,} byte-identical copies were set aside."
+        if params.merge.drop_duplicates
+        else "Byte-identical copies were kept (merge.drop_duplicates=false)."
+    )
+    known = "Patients are told apart by file name only" + (
+        f"; {unnamed:,} radiographs whose name identifies no patient count as a patient each." if unnamed else "."
+    )
+    return [
+        f"{removed} Near-identical radiographs were not searched for.",
+        known,
+        f"Patients in more than one split: {patients:,}. Identical files in more than one split: {files:,}.",
+    ]
+
+
+def describe_independence(leaks: dict[str, int], unnamed: int) -> str:
+    """Return how far the test split is independent of training and of every choice, as far as the run checked it."""
+    patients, files = leaks["crossing_patients"], leaks["crossing_files"]
+    if patients or files:
+        return "The test split is not independent of training and validation: " + " and ".join(
+            f"{number:,} {what}" for number, what in ((patients, "patients"), (files, "identical files")) if number
+        ) + " occur in more than one split, so the figures flatter the model."  # fmt: skip
+    known = "whose file names identify them " if unnamed else ""
+    return (
+        "No test file was used for training or for choosing temperature and threshold, and no patient "
+        f"{known}is in more than one split."
+    )
+
+
+def describe_scope(params: Params) -> str:
+    """Return from how many runs and splits the figures come."""
+    seeds = f"split {params.split.seed}, augmentation {params.augment.seed}, training {params.train.seed}"
+    return (
+        f"All figures come from one training run on one split (seeds: {seeds}, fine-tuning {params.finetune.seed}). "
+        "How far they vary over seeds and splits was not measured."
+    )
+
+
+def collect_claims(params: Params, leaks: dict[str, int], copies: int, unnamed: int) -> dict[str, Any]:
+    """Return everything that the templates claim about data and run, under the names that they use."""
+    return {
+        "source": describe_source(params),
+        "checks": describe_checks(params, leaks, copies, unnamed),
+        "independence": describe_independence(leaks, unnamed),
+        "scope": describe_scope(params),
+    }

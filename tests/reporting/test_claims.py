@@ -1,0 +1,89 @@
+"""Report and card claim what the source is known for and what the run checked, and nothing else."""
+
+from itertools import product
+from typing import Any
+
+import pytest
+from projects import ROOT
+
+from pneumonia.core.params import Params
+from pneumonia.core.params_file import load_params
+from pneumonia.reporting.claims import KERMANY, collect_claims, describe_independence
+
+PARAMS = load_params(ROOT / "params.yaml")
+SOURCES, STRATEGIES = ("phantom", "kaggle", "mendeley", "folder"), ("patient", "stratified", "original")
+NO_LEAK, LEAK = {"crossing_patients": 0, "crossing_files": 0}, {"crossing_patients": 7, "crossing_files": 3}
+# What may be said of the published data set only, in lower case.
+OF_KERMANY = ("kermany", "guangzhou", "10.17632", "paediatric", "children", "cc by", "one hospital", "graders")
+
+
+def change(source: str, strategy: str = "patient", drop_duplicates: bool = True) -> Params:
+    """Return the parameters of a run; the path of a folder is private."""
+    changes = {"data": {"source": source, "path": "/home/someone/private"}, "split": {"strategy": strategy},
+               "merge": {"drop_duplicates": drop_duplicates}}  # fmt: skip
+    plain: dict[str, Any] = PARAMS.model_dump(by_alias=True)
+    return Params.model_validate(plain | {name: plain[name] | change for name, change in changes.items()})
+
+
+def write(params: Params, leaks: dict[str, int], copies: int = 0, unnamed: int = 0) -> str:
+    return str(collect_claims(params, leaks, copies, unnamed)).lower()
+
+
+each_run = pytest.mark.parametrize(
+    ("source", "strategy", "drop_duplicates"), [*product(SOURCES, STRATEGIES, (True, False))]
+)
+
+
+@each_run
+def test_kermanys_data_set_is_claimed_for_its_published_copies_only(source: str, strategy: str, drop_duplicates: bool):
+    text = write(change(source, strategy, drop_duplicates), NO_LEAK)
+    for words in OF_KERMANY:
+        assert (words in text) == (source in KERMANY), words
+
+
+@each_run
+def test_copies_are_said_to_be_removed_where_they_were(source: str, strategy: str, drop_duplicates: bool):
+    text = write(change(source, strategy, drop_duplicates), NO_LEAK, copies=12 if drop_duplicates else 0)
+    assert ("12 byte-identical copies were set aside" in text) == drop_duplicates
+    assert ("copies were kept" in text) != drop_duplicates
+
+
+@each_run
+@pytest.mark.parametrize("leaks", [NO_LEAK, LEAK, NO_LEAK | {"crossing_files": 3}, NO_LEAK | {"crossing_patients": 7}])
+def test_independence_is_claimed_where_nothing_crosses_splits_only(
+    source: str, strategy: str, drop_duplicates: bool, leaks: dict[str, int]
+):
+    text = write(change(source, strategy, drop_duplicates), leaks)
+    clean = not any(leaks.values())
+    assert ("no test file was used for training" in text) == clean
+    assert ("flatter the model" in text) != clean
+    assert f"patients in more than one split: {leaks['crossing_patients']}." in text
+    assert f"identical files in more than one split: {leaks['crossing_files']}." in text
+    assert "any choice" not in text
+
+
+@each_run
+def test_figures_are_those_of_one_run_on_one_split(source: str, strategy: str, drop_duplicates: bool):
+    assert "one training run on one split (seeds: split 123" in write(
+        change(source, strategy, drop_duplicates), NO_LEAK
+    )
+
+
+def test_patients_without_a_name_are_counted_and_qualify_the_claim():
+    text = write(change("folder"), NO_LEAK, unnamed=1234)
+    assert "1,234 radiographs whose name identifies no patient count as a patient each" in text
+    assert "no patient whose file names identify them is in more than one split" in text
+    assert "whose file names" not in describe_independence(NO_LEAK, unnamed=0)
+
+
+def test_of_a_folder_nothing_is_claimed_and_its_path_is_not_named():
+    text = write(change("folder"), NO_LEAK)
+    assert "does not know whose radiographs these are" in text
+    assert "'unknown'" in text  # licence of the model
+    assert "private" not in text
+
+
+def test_phantoms_show_no_patient():
+    text = write(change("phantom"), NO_LEAK)
+    assert "synthetic radiographs that the project drew (1,200, seed 7)" in text
+    assert "they show no patient" in text
