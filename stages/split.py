@@ -17,7 +17,8 @@ def split(records: Path, out: Path, report: Path, params: SplitParams) -> str:
     described = describe_splits(assigned, images=len(table))
     write_json(described, report)
     sizes = ", ".join(f"{name} {described[name]['images']:,}" for name in SPLITS)
-    return f"{sizes}; {described['crossing_patients']} patients in several splits, {described['left_out']} images left out"
+    crossing, left_out = described["crossing_patients"], described["left_out"]
+    return f"{sizes}; {crossing} patients in several splits, {left_out} images left out"
 
 
 if __name__ == "__main__":

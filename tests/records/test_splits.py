@@ -152,8 +152,6 @@ def test_the_owners_val_patients_stay_in_val():
 def test_an_original_split_needs_the_owners_test_folder():
     records = make_records(120, 200).assign(source_folder="all")
     with pytest.raises(InputError, match=r"source folders are all\.\n.*Expected: the owner's train and test folders"):
-        InputError, match=r"the source folders are all\.\n.*Expected: the owner's train and test folders"
-    ):
         assign_splits(records, make_params("original"))
 
 
