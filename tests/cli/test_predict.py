@@ -1,19 +1,24 @@
-"""The command answers for whatever it is given, and says what it could not read."""
+"""The command scores whatever it is given, and names what it cannot read."""
 
 import csv
 import json
+import os
+from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
-from subprocess import CompletedProcess
 
+import mlflow
 import numpy as np
 import pytest
 from PIL import Image
 from projects import run
 
-from pneumonia.cli.predict import find_images
+from pneumonia.cli.main import main
+from pneumonia.cli.predict import find_images, print_answers, score_files
 from pneumonia.core.errors import InputError
 from pneumonia.inference.predictor import Predictor
+
+NOTICES = ("Not a medical device.", "Synthetic radiographs: no clinical meaning.")
 
 
 @pytest.fixture(scope="module")
@@ -21,65 +26,164 @@ def images(once: Path) -> list[Path]:
     return sorted((once / "data" / "raw" / "test").rglob("*.jpeg"))
 
 
-def predict(project: Path, *arguments: str | Path, check: bool = True) -> CompletedProcess[str]:
-    return run("python", "-m", "pneumonia", "predict", *map(str, arguments), cwd=project, check=check)
+@pytest.fixture(scope="module")
+def predictor(once: Path) -> Predictor:
+    return Predictor.read(once / "models" / "finetuned.keras", "1")
+
+
+@pytest.fixture
+def in_project(once: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Work in a finished project."""
+    monkeypatch.chdir(once)
+    yield
+    mlflow.set_tracking_uri(None)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.fixture
+def as_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Work in tmp_path without root's right to read everything."""
+    monkeypatch.chdir(tmp_path)
+    tmp_path.chmod(0o777)
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    yield
+    os.seteuid(user)
+
+
+def add_unreadable(folder: Path) -> set[str]:
+    """Put what looks like an image and cannot be read into a folder, and return the names."""
+    (folder / "folder.dcm").mkdir()
+    (folder / "dangling.jpeg").symlink_to("nowhere")
+    (folder / "loop.png").symlink_to("loop.png")
+    (folder / "faulty.jpg").symlink_to("/proc/self/mem")  # reading it is an input/output error
+    os.mkfifo(folder / "pipe.jpeg")
+    return {"folder.dcm", "dangling.jpeg", "loop.png", "faulty.jpg", "pipe.jpeg"}
 
 
 def test_files_folders_and_patterns_are_found_once_each(images: list[Path], tmp_path: Path) -> None:
     folder = images[0].parents[1]
     assert find_images([str(folder)]) == find_images([str(folder / "**" / "*.jpeg"), *map(str, images)]) == images
     note = tmp_path / "note.txt"
-    note.write_text("a file that is named is tried whatever it is called")
+    note.write_text("a file named in full is tried whatever its suffix")
     assert find_images([str(note)]) == [note]
 
 
-def test_a_path_that_means_nothing_is_an_error_that_names_it(tmp_path: Path) -> None:
+def test_a_path_that_matches_nothing_is_an_error_that_names_it(tmp_path: Path) -> None:
     (tmp_path / "note.txt").touch()
     for nothing in (tmp_path, tmp_path / "*.png", tmp_path / "none.jpeg"):
-        with pytest.raises(InputError, match=f"{nothing.name.replace('*', '[*]')} means no image"):
+        with pytest.raises(InputError, match=f"{nothing.name.replace('*', '[*]')} matches no image"):
             find_images([str(nothing)])
 
 
-def test_machines_get_json_with_an_answer_for_every_file_in_order(once: Path, images: list[Path]) -> None:
-    said = json.loads(predict(once, images[0].parents[1], "--json").stdout)
-    assert said["model"] == "1" and said["notice"] == "Synthetic radiographs: no clinical meaning."
-    assert [image["path"] for image in said["images"]] == list(map(str, images))
-    predictor = Predictor.read(once / "models" / "finetuned.keras")
+@pytest.mark.parametrize("given", [".", "*", "each"])
+def test_an_input_that_cannot_be_read_is_a_row_with_its_error_and_the_others_are_scored(
+    predictor: Predictor, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    unreadable = add_unreadable(tmp_path)
+    for image in images:
+        (tmp_path / image.name).symlink_to(image)
+    found = find_images([*unreadable, *(image.name for image in images)] if given == "each" else [given])
+    rows = {row["path"]: row for row in score_files(predictor, found)}
+    assert rows.keys() == unreadable | {image.name for image in images}
+    assert all(rows[name]["error"].startswith("cannot be read: ") for name in unreadable)
+    assert all(rows[name]["probability"] is None for name in unreadable)
+    assert all(rows[image.name]["error"] is None and rows[image.name]["probability"] for image in images)
+
+
+def test_a_file_that_vanishes_after_it_was_found_is_a_row_with_its_error(
+    predictor: Predictor, images: list[Path], tmp_path: Path
+) -> None:
+    gone = tmp_path / "gone.jpeg"
+    first, missing, last = score_files(predictor, [images[0], gone, images[1]])
+    assert missing["error"] == "cannot be read: No such file or directory"
+    assert first["error"] is None and last["error"] is None
+
+
+@pytest.mark.usefixtures("as_nobody")
+def test_files_and_folders_without_permission_are_rows_with_their_error(predictor: Predictor) -> None:
+    Path("scans/locked").mkdir(parents=True)
+    Path("scans/secret.jpeg").touch()
+    for path in ("scans/locked", "scans/secret.jpeg"):
+        Path(path).chmod(0)
+    rows = score_files(predictor, find_images(["scans"]))
+    denied = "cannot be read: Permission denied"
+    assert [(row["path"], row["error"]) for row in rows] == [("scans/locked", denied), ("scans/secret.jpeg", denied)]
+
+
+@pytest.mark.parametrize("output", ["table", "json", "csv"])
+def test_a_name_that_is_not_utf_8_can_be_printed(
+    predictor: Predictor, images: list[Path], tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes], output: str
+) -> None:
+    image = tmp_path / os.fsdecode(b"\xe9.jpeg")
+    image.symlink_to(images[0])
+    print_answers(predictor, score_files(predictor, [image]), output)
+    assert b"\\xe9.jpeg" in capsysbinary.readouterr().out.replace(b"\\\\", b"\\")
+
+
+@pytest.mark.usefixtures("in_project")
+def test_programs_get_json_with_an_answer_for_every_file_in_order(
+    predictor: Predictor, images: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["predict", str(images[0].parents[1]), "--json"])
+    answered = json.loads(capsys.readouterr().out)
+    assert answered["model"] == "1"
+    assert all(notice in answered["notice"] for notice in NOTICES)
+    assert [row["path"] for row in answered["images"]] == list(map(str, images))
     expected = predictor.predict(np.stack([predictor.read_image(image.read_bytes()) for image in images]))
-    for image, answer in zip(said["images"], expected, strict=True):
-        assert image["probability"] == pytest.approx(answer.probability, abs=1e-6)
-        assert (image["decision"], image["novel"]) == (answer.decision, answer.novel)
+    for row, answer in zip(answered["images"], expected, strict=True):
+        assert row["probability"] == pytest.approx(answer.probability, abs=1e-6)
+        assert (row["decision"], row["novel"]) == (answer.decision, answer.novel)
 
 
-def test_a_bad_file_is_reported_the_rest_is_done_and_the_exit_status_says_so(
+def test_csv_has_the_answers_alone_and_the_notice_goes_to_standard_error(
     once: Path, images: list[Path], tmp_path: Path
 ) -> None:
     bad = tmp_path / "bad.jpeg"
     bad.write_bytes(images[0].read_bytes()[:-500])
-    done = predict(once, images[0], bad, images[1], "--csv", "--model", "models/finetuned.keras", check=False)
+    paths = map(str, (images[0], bad, images[1]))
+    command = ("python", "-m", "pneumonia", "predict", *paths, "--csv", "--model", "models/finetuned.keras")
+    done = run(*command, cwd=once, check=False)
     rows = list(csv.DictReader(StringIO(done.stdout)))
     assert [bool(row["error"]) for row in rows] == [False, True, False]
     assert [bool(row["probability"]) for row in rows] == [True, False, True]
     assert rows[1]["error"].startswith("damaged or truncated")
+    assert all(notice in done.stderr for notice in NOTICES)
     assert done.returncode == 1 and "1 of 3 file(s) refused." in done.stderr and "Traceback" not in done.stderr
 
 
-def test_people_get_a_table_the_model_and_the_warning(once: Path, images: list[Path]) -> None:
-    said = predict(once, images[0]).stdout
-    assert images[0].name in said and "Model 1, threshold 0.5000. Not a medical device." in said
-    assert "Synthetic phantom images" in said
+@pytest.mark.usefixtures("in_project")
+def test_the_exit_status_tells_of_a_refused_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    add_unreadable(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        main(["predict", str(tmp_path), "--model", "models/finetuned.keras"])
+    assert stopped.value.code == 1
+    assert "5 of 5 file(s) refused." in capsys.readouterr().err
 
 
-def test_heat_maps_are_kept_as_pictures_of_the_image(once: Path, images: list[Path], tmp_path: Path) -> None:
-    predict(once, *images[:2], "--heatmap", tmp_path / "maps", "--json")
-    kept = sorted((tmp_path / "maps").iterdir())
-    assert [path.stem[6:] for path in kept] == [image.stem for image in images[:2]]
-    for path in kept:
+def test_people_get_a_table_with_the_model_and_the_notice(
+    predictor: Predictor, images: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_answers(predictor, score_files(predictor, images[:1]), "table")
+    printed = capsys.readouterr().out
+    assert images[0].name in printed and "Model 1, threshold 0.5000." in printed
+    assert all(notice in printed for notice in NOTICES)
+
+
+def test_heat_maps_are_written_as_pictures_of_the_images(
+    predictor: Predictor, images: list[Path], tmp_path: Path
+) -> None:
+    score_files(predictor, images[:2], tmp_path / "maps")
+    written = sorted((tmp_path / "maps").iterdir())
+    assert [path.stem[6:] for path in written] == [image.stem for image in images[:2]]
+    for path in written:
         with Image.open(path) as picture:
             assert (picture.size, picture.mode) == ((32, 32), "RGB")
 
 
-def test_a_model_that_is_not_there_is_an_error_in_three_parts(once: Path, images: list[Path]) -> None:
-    for model, said in (("99", "no version '99'"), ("nowhere.keras", "nowhere.keras is no file")):
-        failed = predict(once, images[0], "--model", model, check=False)
-        assert failed.returncode == 1 and said in failed.stderr and "Remedy: " in failed.stderr
+@pytest.mark.usefixtures("in_project")
+@pytest.mark.parametrize(("model", "wrong"), [("99", "no version '99'"), ("no.keras", "no.keras is no file")])
+def test_a_model_that_does_not_exist_is_an_error_in_three_parts(images: list[Path], model: str, wrong: str) -> None:
+    with pytest.raises(SystemExit, match=f"{wrong}(.|\n)*Expected: (.|\n)*Remedy: "):
+        main(["predict", str(images[0]), "--model", model])
