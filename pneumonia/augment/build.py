@@ -1,4 +1,4 @@
-"""Build the data set: balance the training split, decode every image once and draw its variants."""
+"""Build the data set: balance the training split, decode every image once and draw its views."""
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def read_split(records: pd.DataFrame, raw: Path, size: int, params: AugmentParam
         records: images in order, with columns path and label; with `params` also `augmented`, see `balance`.
         raw: folder that their paths start from.
         size: side in pixels.
-        params: how variants are drawn and how many; without it each image is there once, unaltered.
+        params: number and ranges of views; without it each image is there once, unaltered.
     """
     views = params.views if params else 1
     augmented = records["augmented"].to_numpy() if params else np.zeros(len(records), bool)
@@ -63,5 +63,5 @@ def read_split(records: pd.DataFrame, raw: Path, size: int, params: AugmentParam
 
 
 def seed_view(params: AugmentParams, row: int, view: int) -> np.random.Generator:
-    """Return the generator of one variant: it depends only on the seed, the image's row and the variant's number."""
+    """Return the generator of one view: it depends only on the seed, the image's row and the view's number."""
     return np.random.default_rng([params.seed, 2, row, view])

@@ -1,4 +1,4 @@
-"""Draw variants of an image: all that moves pixels in one interpolation, then what changes their light."""
+"""Draw views of an image: everything that moves pixels in one interpolation, then brightness and contrast."""
 
 from functools import lru_cache
 from typing import Any
@@ -11,25 +11,25 @@ from pneumonia.core.dataset import Pixels
 from pneumonia.core.params import AugmentParams
 
 Matrix = npt.NDArray[np.float64]
-ASPECT = 4 / 3  # widest random crop, as in Szegedy et al. 2015 (arXiv:1409.4842), section 6
+ASPECT = 4 / 3  # of the widest and the tallest crop, as in Szegedy et al. 2015, arXiv:1409.4842, section 6
 
 
 def draw_view(image: Pixels, size: int, rng: np.random.Generator, params: AugmentParams) -> Pixels:
-    """Return a variant of an image.
+    """Return a randomly altered view of an image.
 
-    One bilinear interpolation brings it from its own side to `size`; what lies outside is the image's mirror image.
+    One bilinear interpolation takes it from its own side to `size`; beyond the edges the image is mirrored.
 
     Args:
         image: grey values 0 to 255, uint8 (side, side).
-        size: side of the variant in pixels.
-        rng: all that is random comes from it.
+        size: side of the view in pixels.
+        rng: the only source of randomness.
         params: ranges and probabilities.
 
     Returns:
         Grey values 0 to 255, uint8 (size, size).
     """
     row, column, scale = _draw_matrix(rng, params) @ _grid(size)
-    # From -1 to 1 across the image to the numbers of its pixels, whose centres lie half a pixel inside.
+    # From -1 to 1 across the image to pixel indices; the centre of a pixel lies half a pixel inside.
     at = (np.stack([row, column]) / scale + 1) * image.shape[0] / 2 - 0.5
     view = map_coordinates(image, at, np.float32, order=1, mode="mirror").reshape(size, size)
     if rng.random() < params.lighting_probability:
@@ -46,7 +46,7 @@ def _grid(size: int) -> Matrix:
 
 
 def _draw_matrix(rng: np.random.Generator, params: AugmentParams) -> Matrix:
-    """Draw the projective matrix (3, 3) that says where in the image a variant's pixel comes from."""
+    """Draw the projective matrix (3, 3) that maps a place in the view to its place in the image."""
     flip = params.horizontal_flip and rng.random() < 0.5
     matrix: Any = np.diag([1.0, -1.0 if flip else 1.0, 1.0])
     if rng.random() < params.affine_probability:
@@ -61,7 +61,7 @@ def _draw_matrix(rng: np.random.Generator, params: AugmentParams) -> Matrix:
 
 
 def _draw_crop(rng: np.random.Generator, smallest: float) -> Matrix:
-    """Draw a rectangle inside the image that holds at least `smallest` of its area."""
+    """Draw the matrix (3, 3) of a rectangle inside the image with at least `smallest` of its area, 0 to 1."""
     if smallest == 1:
         return np.eye(3)
     area, aspect = rng.uniform(smallest, 1), np.exp(rng.uniform(-1, 1) * np.log(ASPECT))

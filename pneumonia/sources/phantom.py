@@ -1,7 +1,7 @@
 """Draw synthetic paediatric chest radiographs in the layout of Kaggle's `chest_xray`.
 
-Two random streams make an image: one of the patient (anatomy, disease), one of the image (pose, exposure, noise).
-Neither depends on what else is drawn or in which order, so any number of threads writes the same bytes.
+Each image has two random generators, one of its patient (anatomy, disease) and one of its own (pose, exposure, noise).
+Neither depends on the other images or their order, so any number of threads writes the same bytes.
 """
 
 from collections.abc import Iterator
@@ -17,36 +17,36 @@ from tqdm.contrib.concurrent import thread_map
 
 from pneumonia.core.errors import InputError
 
-Plane = NDArray[np.floating]  # one float32 per pixel, height x width
-Plan = tuple[tuple[int, int, int], str, list[str]]  # (label, patient, image), kind of disease, the files that hold it
+Plane = NDArray[np.floating]  # float32 (height, width)
+Plan = tuple[tuple[int, int, int], str, list[str]]  # (label, patient, image), kind of pneumonia, files that hold it
 
 LABELS, FOLDERS = ("NORMAL", "PNEUMONIA"), ("val", "test", "train")
-THREADS = 2  # more wait for each other at Python's lock: on two cores an image takes 5 ms with 2, 7 ms with 6
-KAGGLE = ((8, 234, 1341), (8, 390, 3875))  # images as published, by label and folder
+THREADS = 2  # more contend for the interpreter lock: on two cores an image takes 5 ms with 2, 7 ms with 6
+KAGGLE = ((8, 234, 1341), (8, 390, 3875))  # published images, by label and folder
 BACTERIA_SHARE = 2780 / 4273  # of the persons with pneumonia
-COPY_SHARE = 0.005  # of the files are byte copies of another
-IMAGES_ODDS = ((0.86, 0.09, 0.05, 0.0), (0.4, 0.3, 0.2, 0.1))  # of 1..4 images per patient, by label
-WANDER_SHARE = 0.7  # of patients have each image put anywhere: one person in ten then sits in several folders
+COPY_SHARE = 0.005  # of the files are byte-identical copies
+IMAGES_ODDS = ((0.86, 0.09, 0.05, 0.0), (0.4, 0.3, 0.2, 0.1))  # of 1 to 4 images per patient, by label
+WANDER_SHARE = 0.7  # of the patients have images in any folder, so one person in ten lies in several
 RGB_SHARE = 0.1  # of the images store grey as three equal channels
 # With these, frozen EfficientNet-Lite0 + logistic regression reach AUC 0.95, 0.96, 0.97 (1200 images, seeds 3, 7, 11).
-LUNG = 0.42  # density that healthy lung lies below soft tissue, which has about 0.6
-SEVERITY = (1.8, 1.0)  # shapes of the beta distribution of severity, 0..1: some disease is all but invisible
-FOCAL = 1.6  # share of the air that a lobe loses at severity 1, before it is clipped to 0..0.95
-DIFFUSE = 0.7  # the same for interstitial haze and mesh over both lungs
-MIMIC = 0.12  # density of shadows that look like a lobe and lie on the images of both labels
+LUNG = 0.42  # by how much healthy lung is less dense than soft tissue, which is about 0.6
+SEVERITY = (1.8, 1.0)  # of the beta distribution of severity, 0 to 1: some disease is all but invisible
+FOCAL = 1.6  # share of its air that a lobe loses at severity 1, before clipping to 0 to 0.95
+DIFFUSE = 0.7  # the same for interstitial haze over both lungs
+MIMIC = 0.12  # density of shadows that look like a diseased lobe, in images of both labels
 
 
 def draw_phantoms(out: Path, images: int, seed: int) -> None:
-    """Write `images` JPEG files to `out`/{train,val,test}/{NORMAL,PNEUMONIA}, 2.7 with pneumonia to one without.
+    """Write `images` JPEG files to `out`/{train,val,test}/{NORMAL,PNEUMONIA}, 2.7 with pneumonia for each without.
 
-    Same `images` and `seed`, same bytes. Raises `InputError` when a folder would stay empty.
+    The same `images` and `seed` give the same bytes. Raises `InputError` if a folder would stay empty.
     """
     plans, draw = plan_images(images, seed), partial(write_image, out, seed)
     thread_map(draw, plans, max_workers=THREADS, desc="drawing", unit="image", disable=None)
 
 
 def plan_images(images: int, seed: int) -> list[Plan]:
-    """Say who is imaged how often and which files hold it, `images` files in all."""
+    """Plan the patients, their images and the files that hold them, `images` files in all."""
     rng = default_rng([seed, 2])
     copies = max(1, round(images * COPY_SHARE))
     normal, ill = count_images(images - copies)
@@ -58,15 +58,15 @@ def plan_images(images: int, seed: int) -> list[Plan]:
 
 
 def count_images(images: int) -> list[tuple[int, int, int]]:
-    """Return how many images lie in each of `FOLDERS`: without, with pneumonia."""
-    scale = images / np.sum(KAGGLE).item()
-    val = min(8, max(1, images // 140))  # more than Kaggle's share, which rounds to none
+    """Return the number of images in each of `FOLDERS`, without and with pneumonia."""
+    scale = images / sum(map(sum, KAGGLE))
+    val = min(8, max(1, images // 140))  # more than Kaggle's share, which would round to none
     tests = [max(1, round(test * scale)) for _, test, _ in KAGGLE]
     return [(val, test, round(sum(row) * scale) - val - test) for row, test in zip(KAGGLE, tests, strict=True)]
 
 
 def plan_label(rng: Generator, label: int, counts: tuple[int, ...], files: NDArray[np.int64]) -> list[Plan]:
-    """Deal the images of one label to patients and folders; image i is held by `files[i]` files."""
+    """Assign the images of one label to patients and folders; `files[i]` files hold image i."""
     total = len(files)
     patients = np.repeat(np.arange(total), rng.choice([1, 2, 3, 4], total, p=IMAGES_ODDS[label]))[:total]
     kinds = np.where(rng.random(total) < BACTERIA_SHARE, "bacteria", "virus") if label else np.full(total, "")
@@ -85,7 +85,7 @@ def plan_label(rng: Generator, label: int, counts: tuple[int, ...], files: NDArr
 
 
 def name_files(patients: list[int], kinds: list[str]) -> Iterator[str]:
-    """Yield names in Kaggle's manner for files of these patients, whose kind of disease is `kinds[patient]`."""
+    """Yield file names like Kaggle's for these patients, whose kind of pneumonia is `kinds[patient]`."""
     serial = count(1)
     for patient, group in groupby(patients):
         files, kind = len(list(group)), kinds[patient]
@@ -95,7 +95,7 @@ def name_files(patients: list[int], kinds: list[str]) -> Iterator[str]:
 
 
 def write_image(out: Path, seed: int, image: Plan) -> None:
-    """Draw one image and write it to each of its paths below `out`."""
+    """Draw one image and write it to each of its files below `out`."""
     key, kind, paths = image
     body, shot = default_rng([seed, 0, *key[:2]]), default_rng([seed, 1, *key])
     height = int(shot.integers(160, 265))
@@ -109,13 +109,13 @@ def write_image(out: Path, seed: int, image: Plan) -> None:
 
 
 def draw_chest(body: Generator, shot: Generator, shape: tuple[int, int], kind: str) -> Plane:
-    """Return what lies in the beam: 0 is air, about 0.6 soft tissue, 1 bone over soft tissue."""
+    """Return the density along the beam: 0 is air, about 0.6 soft tissue, 1 bone over soft tissue."""
     rows, columns = (np.linspace(-n / shape[0], n / shape[0], n, dtype=np.float32) for n in shape)
     turn, scale = shot.normal(0, 0.06), shot.uniform(0.85, 1.02)
     u = scale * (columns - turn * rows[:, None]) + shot.normal(0, 0.06) + 0.025 * smooth(body, shape, 4)
     v = scale * (rows[:, None] + turn * columns) + shot.normal(0, 0.06) + 0.025 * smooth(body, shape, 4)
-    side, x = np.clip(9 * u, -1, 1), np.abs(u)  # x grows outwards, in half image heights; the heart is at side 1
-    width = body.uniform(0.78, 0.95) * shot.uniform(0.97, 1.03)  # from the spine to the wall of the chest
+    side, x = np.clip(9 * u, -1, 1), np.abs(u)  # x grows outwards, in half heights of the image; the heart is on side 1
+    width = body.uniform(0.78, 0.95) * shot.uniform(0.97, 1.03)  # from spine to chest wall
     dome = body.uniform(0.45, 0.65) + shot.normal(0, 0.05) + 0.05 * side + 0.3 * np.square(x / width - 0.45) - v
     torso = ramp(width + body.uniform(0.08, 0.2) + body.uniform(0, 0.12) * v - x, 0.1) * ramp(v + 1.1 - 0.4 * x, 0.2)
     arm = np.abs(x - width - body.uniform(0.2, 0.4) - shot.uniform(-0.3, 0.3) * (v + 0.6))
@@ -133,7 +133,7 @@ def draw_chest(body: Generator, shot: Generator, shape: tuple[int, int], kind: s
 
 
 def draw_ribs(body: Generator, x: Plane, v: Plane) -> Plane:
-    """Return the density of ribs and collar bones."""
+    """Return the density of ribs and collarbones."""
     gap, start = body.uniform(0.14, 0.19) / 6.283, body.uniform(0, 6.283)
     back = ramp(np.cos((v - 0.05 * x - body.uniform(0.15, 0.4) * x * x * x) / gap + start) - 0.2, 1.2)
     front = ramp(np.cos((v + body.uniform(0.3, 0.5) * x) / (1.2 * gap) + start) - 0.2, 1.4)
@@ -142,7 +142,7 @@ def draw_ribs(body: Generator, x: Plane, v: Plane) -> Plane:
 
 
 def draw_vessels(body: Generator, side: Plane, x: Plane, v: Plane) -> Plane:
-    """Return the density of the vessels that leave both hila."""
+    """Return the density of the vessels around both hila."""
     away = np.hypot(x - 0.22, v - 0.02)
     turn = np.arctan2(v - 0.02, x - 0.22) + 0.25 * smooth(body, x.shape, 9) + side
     twigs = np.cos(7 * turn + 4 * away) + np.cos(12 * turn - 9 * away) - 0.3
@@ -150,7 +150,7 @@ def draw_vessels(body: Generator, side: Plane, x: Plane, v: Plane) -> Plane:
 
 
 def draw_middle(body: Generator, shot: Generator, u: Plane, v: Plane) -> tuple[Plane, Plane]:
-    """Return where heart, great vessels and thymus lie, 0..1, and the density of spine and windpipe."""
+    """Return a mask, 0 to 1, of heart, great vessels and thymus, and the density of spine and trachea."""
     turned = u - shot.normal(0, 0.05)
     across, down = (turned - 0.13) / body.uniform(0.3, 0.44), (v - 0.2 + 0.2 * u) / body.uniform(0.3, 0.4)
     neck = body.uniform(0.12, 0.2) + body.uniform(0, 0.2) * np.exp(-np.square((v + 0.35) / 0.2))
@@ -161,7 +161,7 @@ def draw_middle(body: Generator, shot: Generator, u: Plane, v: Plane) -> tuple[P
 
 
 def draw_blob(body: Generator, shot: Generator, u: Plane, v: Plane, width: float) -> Plane:
-    """Return an irregular cloud, 0..1, somewhere over one of the lungs."""
+    """Return an irregular cloud, 0 to 1, somewhere over one lung."""
     middle = body.choice((-1.0, 1.0)).item() * width * body.uniform(0.35, 0.7)
     across = (u - middle - shot.normal(0, 0.02)) / body.uniform(0.25, 0.5)
     down = (v - body.uniform(-0.45, 0.4) - shot.normal(0, 0.02)) / body.uniform(0.22, 0.45)
@@ -169,7 +169,7 @@ def draw_blob(body: Generator, shot: Generator, u: Plane, v: Plane, width: float
 
 
 def draw_disease(body: Generator, shot: Generator, kind: str, u: Plane, v: Plane, width: float) -> Plane | float:
-    """Return how much of the air a pneumonia displaces, 0..1: in lobes for bacteria, everywhere for viruses."""
+    """Return the share of air that pneumonia displaces, 0 to 1: in lobes for bacteria, everywhere for viruses."""
     severity = body.beta(*SEVERITY) * shot.uniform(0.85, 1.15)
     mesh = 0.5 + 0.15 * smooth(body, u.shape, 6) + 0.2 * smooth(body, u.shape, 22) + 0.2 * smooth(body, u.shape, 40)
     if kind == "bacteria":
@@ -179,16 +179,16 @@ def draw_disease(body: Generator, shot: Generator, kind: str, u: Plane, v: Plane
 
 
 def expose(shot: Generator, density: Plane) -> NDArray[np.uint8]:
-    """Return the developed image, 0..255: what stops the beam is bright."""
+    """Return the radiograph, uint8 0 to 255: dense is bright."""
     grain = shot.uniform(0.01, 0.035) * shot.standard_normal(density.shape, np.float32)
     seen = density + grain + np.linspace(-0.03, 0.03, density.shape[1], dtype=np.float32) * shot.normal()
-    # Mean and contrast are drawn, as automatic exposure sets them: opaque lungs must not show in the histogram.
+    # Mean and contrast are drawn, as automatic exposure would set them, so the histogram does not give the label away.
     light = shot.uniform(0.4, 0.6) + shot.uniform(0.18, 0.3) * (seen - seen.mean()) / seen.std()
     return (255 * np.clip(light, 0, 1)).astype(np.uint8)
 
 
 def smooth(rng: Generator, shape: tuple[int, ...], cells: int) -> Plane:
-    """Return noise of standard deviation about 0.7 whose features are 1/`cells` of the image's height."""
+    """Return smooth noise of standard deviation about 0.7, with features 1/`cells` of the image's height."""
     grid = rng.standard_normal((cells, round(cells * 1.4)), np.float32)
     return np.asarray(Image.fromarray(grid).resize((shape[1], shape[0]), Image.Resampling.BICUBIC))
 

@@ -1,4 +1,4 @@
-"""The phantom looks like Kaggle's release to whoever reads it, and only the lungs give the label away."""
+"""The phantom is laid out like Kaggle's release, and only the lungs give the label away."""
 
 import re
 from collections import Counter, defaultdict
@@ -11,7 +11,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from pneumonia.core.errors import InputError
-from pneumonia.sources import phantom as phantom
+from pneumonia.sources import phantom
 from pneumonia.sources.phantom import draw_phantoms
 
 IMAGES = 240
@@ -37,7 +37,9 @@ def find_patient(image: Path) -> str:
     return match["patient"]
 
 
-def test_same_seed_writes_same_bytes_with_one_thread_or_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_same_seed_writes_the_same_bytes_with_any_number_of_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     for threads in (1, 4):
         monkeypatch.setattr(phantom, "THREADS", threads)
         draw_phantoms(tmp_path / str(threads), 48, seed=1)
@@ -51,16 +53,16 @@ def test_another_seed_draws_other_images(tmp_path: Path):
     assert not one & two
 
 
-def test_draws_exactly_as_many_files_as_asked_for(images: list[Path]):
+def test_it_draws_exactly_the_requested_number_of_files(images: list[Path]):
     assert len(images) == IMAGES
 
 
-def test_every_name_is_one_of_kaggles(images: list[Path]):
+def test_every_name_follows_kaggles_pattern(images: list[Path]):
     assert all(find_patient(image) for image in images)
 
 
 @pytest.mark.parametrize("images", [48, 1200])
-def test_each_of_the_six_folders_holds_a_image_and_no_name_occurs_twice(images: int):
+def test_all_six_folders_hold_images_and_every_name_is_unique(images: int):
     paths = [path for _, _, paths in phantom.plan_images(images, seed=3) for path in paths]
     assert {path.rpartition("/")[0] for path in paths} == {
         f"{folder}/{label}" for folder in ("train", "val", "test") for label in ("NORMAL", "PNEUMONIA")
@@ -81,7 +83,7 @@ def test_pneumonia_is_2_7_times_as_frequent(images: list[Path]):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_few_images_still_come_from_enough_patients_to_split(seed: int):
+def test_even_few_images_come_from_enough_patients_to_split(seed: int):
     patients = Counter(label for label, _ in {key[:2] for key, _, _ in phantom.plan_images(48, seed)})
     assert min(patients.values()) >= 8
 
@@ -91,7 +93,7 @@ def test_too_few_images_to_fill_six_folders_are_refused(tmp_path: Path):
         draw_phantoms(tmp_path, 8, seed=1)
 
 
-def test_a_few_images_are_copied_and_only_for_the_same_patient_in_the_same_folder(images: list[Path]):
+def test_a_few_files_are_copies_within_one_patient_and_folder(images: list[Path]):
     groups = defaultdict(list)
     for image in images:
         groups[image.read_bytes()].append(image)
@@ -113,7 +115,7 @@ def test_one_person_in_ten_lies_in_several_folders():
     assert np.mean([len(some) > 1 for some in folders.values()]) == pytest.approx(0.1, abs=0.03)
 
 
-def test_nothing_but_the_lungs_tells_the_label(images: list[Path]):
+def test_size_exposure_and_format_do_not_give_the_label_away(images: list[Path]):
     ill = [image.parent.name == "PNEUMONIA" for image in images]
     measured = defaultdict(list)
     for image in images:
@@ -127,7 +129,7 @@ def test_nothing_but_the_lungs_tells_the_label(images: list[Path]):
         measured["bytes per pixel"].append(image.stat().st_size / grey.size)
     assert set(measured["is RGB"]) == {True, False}
     assert len(set(measured["width"])) > 50
-    # 65 normal and 175 ill images: chance alone spreads the AUC by 0.04, so these are four of its deviations.
+    # Of 65 normal and 175 ill images the AUC has a standard deviation of 0.04 by chance: these bounds are four of them.
     for name, values in measured.items():
         assert 0.34 < roc_auc_score(ill, values) < 0.66, name
 
