@@ -11,7 +11,7 @@ export GX_ANALYTICS_ENABLED := false
 export MLFLOW_DISABLE_TELEMETRY := true
 PORT ?= 5000
 
-.PHONY: help setup setup-backbones setup-remotes setup-dicom setup-dev packages repro retrain pull push test lint format compare rank benchmark ui serve server lock clean-cache
+.PHONY: help setup setup-backbones setup-remotes setup-dicom setup-dev packages repro retrain pull push test lint format compare benchmark ui serve server lock clean-cache
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -65,11 +65,8 @@ format: setup-dev
 	@ruff check --fix && ruff format
 
 RECIPES ?= default
-compare: setup  ## run RECIPES="a b" as experiments, SET="name=value ..." for all, OVER=name=x,y for each; one table, one figure
-	@python -m pneumonia compare $(RECIPES) $(addprefix -S ,$(SET)) $(if $(OVER),--over $(OVER))
-
-rank: setup  ## print the experiments of a sweep, best first on validation; BY=val_auc by another metric
-	@python -m pneumonia rank $(if $(BY),--by $(BY))
+compare: setup  ## run RECIPES="a b" as experiments, SET="name=value name=x,y" for each; one table, one figure, nothing registered
+	@python -m pneumonia compare $(RECIPES) $(addprefix -S ,$(SET))
 
 benchmark: .venv/requirements-serve.txt  ## compare with the plain way; DATA=folder: on its images, long; else on the phantom, 5 minutes
 	@python -m benchmarks $(if $(DATA),--data $(DATA) --out docs/benchmark.md)

@@ -1,15 +1,12 @@
 """Fixtures: a tiny copy of the project, with its own git, DVC and MLflow stores."""
 
 import os
-import shutil
 import signal
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from projects import LEADING, LISTENER, LOCATIONS, REAL_DATA, copy_project, run
+from projects import LEADING, LISTENER, REAL_DATA, copy_finished, copy_project, run
 
 # A shell that starts the tests in the background ignores SIGINT, in all that they start too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -64,9 +61,4 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def finished(once: Path, tmp_path: Path) -> Path:
     """Return a copy of a tiny project whose pipeline has run, to change."""
-    copy = Path(shutil.copytree(once, tmp_path / "finished", symlinks=True))
-    with closing(sqlite3.connect(copy / "mlruns" / "mlflow.db")) as store:
-        for table, column in LOCATIONS.items():
-            store.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (str(once), str(copy)))
-        store.commit()
-    return copy
+    return copy_finished(once, tmp_path / "finished")

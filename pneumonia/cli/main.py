@@ -11,7 +11,6 @@ from pneumonia.tracking.connection import reaching
 COMMANDS = {
     "status": "print the test metrics and the registered versions",
     "compare": "run recipes as experiments and set them side by side",
-    "rank": "rank the experiments of a sweep on validation",
     "predict": "score images; not a medical device",
     "serve": "answer over HTTP: API and page",
     "retrain": "run the pipeline and compare its model with another commit's",

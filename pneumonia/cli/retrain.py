@@ -1,4 +1,4 @@
-"""Run the pipeline and compare its model with the model of another commit, as CI does."""
+"""Run the pipeline and judge its model against that of another commit, as CI does."""
 
 import argparse
 from pathlib import Path

@@ -1,1 +1,1 @@
-"""Compare recipes and commits."""
+"""Compare recipes with each other, and a retrained model with that of another commit."""

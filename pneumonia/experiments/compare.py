@@ -1,98 +1,104 @@
-"""Run recipes as DVC experiments and set them side by side."""
+"""Run recipes as DVC experiments and collect their results."""
 
 import json
+import os
 import re
 import subprocess
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import mlflow
-import pandas as pd
 import yaml
 from dvc.api import DVCFileSystem
+from dvc.utils.hydra import get_hydra_sweeps
+from hydra.errors import OverrideParseException
 
 from pneumonia.core.errors import InputError
+from pneumonia.core.files import sha256_bytes
 from pneumonia.tracking.connection import connect, reaching
 
 RECIPES = Path("conf/recipe")
-TESTED = ("roc_auc", "f1", "sensitivity", "specificity", "accuracy", "threshold")
+METRICS = ("roc_auc", "f1", "sensitivity", "specificity", "accuracy", "threshold")
 
 
-def run_recipes(recipes: list[str], settings: list[str], over: str) -> list[str]:
-    """Run recipes as DVC experiments, each in a copy of the workspace, which itself stays as it is.
+def run_recipes(recipes: list[str], settings: list[str], register: bool = False) -> list[str]:
+    """Run each recipe as a DVC experiment in a temporary copy of the workspace, which itself stays as it is.
 
     Args:
         recipes: names of files in conf/recipe.
-        settings: `name=value` for all of them, as for `dvc exp run -S`.
-        over: `name=value,value`: each recipe runs once with each value; empty for one run each.
+        settings: `name=value` as for `dvc exp run -S`; `name=value,value` runs each recipe once per value.
+        register: whether each experiment may register its model and make it champion.
 
     Returns:
-        The names of the experiments; one of the same name is replaced.
+        Names of the experiments; an earlier experiment of the same name is replaced.
 
     Raises:
-        InputError: there is no such recipe, or an experiment failed.
+        InputError: a recipe does not exist, a setting cannot be parsed, or an experiment fails.
     """
     check_recipes(recipes)
-    name, _, values = over.partition("=")
-    variants = [[f"{name}={value}"] for value in values.split(",")] if over else [[]]
-    return [_run(recipe, [*settings, *variant], variant) for recipe, variant in product(recipes, variants)]
+    try:
+        sweep = get_hydra_sweeps({"params.yaml": [f"recipe={','.join(recipes)}", *settings]})
+    except OverrideParseException as error:
+        raise InputError(
+            f"A setting cannot be parsed: {error}.", expected="name=value or name=value,value", remedy="correct it"
+        ) from None
+    variants = [variant["params.yaml"] for variant in sweep]
+    common = set.intersection(*map(set, variants))
+    return [_run(variant, [part for part in variant[1:] if part not in common], register) for variant in variants]
 
 
 def check_recipes(recipes: list[str]) -> None:
-    """Refuse names of recipes that are no file in conf/recipe.
+    """Check that recipes exist.
 
     Raises:
-        InputError: there is no such recipe.
+        InputError: a name is not that of a file in conf/recipe.
     """
     known = sorted(path.stem for path in RECIPES.glob("*.yaml"))
     if unknown := [recipe for recipe in recipes if recipe not in known]:
         raise InputError(f"There is no recipe {unknown[0]!r}.", expected=", ".join(known), remedy="name one of these")
 
 
-def _run(recipe: str, settings: list[str], variant: list[str]) -> str:
-    name = re.sub(r"[^a-zA-Z0-9_]+", "-", "-".join(["compare", recipe, *variant]))
+def _run(overrides: list[str], varied: list[str], register: bool) -> str:
+    recipe = overrides[0].removeprefix("recipe=")
+    name = re.sub(r"[^a-zA-Z0-9_]+", "-", "-".join(["compare", recipe, *varied]))
     subprocess.run(["dvc", "exp", "remove", "-q", name], capture_output=True, check=False)  # there may be none
-    overrides = [part for setting in (f"recipe={recipe}", *settings) for part in ("-S", setting)]
-    if subprocess.run(["dvc", "exp", "run", "--temp", "-n", name, *overrides], check=False).returncode:
+    options = [part for override in overrides for part in ("-S", override)]
+    environment = os.environ | {"PNEUMONIA_REGISTER": str(register).lower()}
+    if subprocess.run(["dvc", "exp", "run", "--temp", "-n", name, *options], env=environment).returncode:
         raise InputError(
             f"The experiment {name} failed.",
-            expected="a pipeline that runs to its end; DVC says above what stopped it",
-            remedy=f"dvc exp run {' '.join(overrides)}",
+            expected="a pipeline that succeeds; DVC's message above names the stage that failed",
+            remedy=f"dvc exp run {' '.join(options)}",
         )
     return name
 
 
 def describe_experiment(name: str) -> dict[str, Any]:
-    """Return what a DVC experiment is, reached on test, and took to train."""
-    # `dvc.api.metrics_show` looks at the workspace too, and fails where nothing has run in it yet.
+    """Return what a DVC experiment consists of, its test metrics, and the seconds and parameters it trained.
+
+    Test metrics are those of the fine-tuned model. `training_seconds` is NaN where MLflow does not know the duration.
+    """
+    # `dvc.api.metrics_show` reads the workspace too, and fails where the pipeline has not run in it yet.
     files = DVCFileSystem(rev=name)
     params = yaml.safe_load(files.read_text("params.yaml"))
-    tested = json.loads(files.read_text("reports/metrics.json"))["finetuned"]
+    metrics = json.loads(files.read_text("reports/metrics.json"))["finetuned"]
     trained = json.loads(files.read_text("reports/finetune.json"))
+    models = {"train": "models/initial.keras", "finetune": "models/finetuned.keras"}
     return {
         "experiment": name.removeprefix("compare-"),
         "backbone": params["model"]["backbone"],
         "split": params["split"]["strategy"],
         "source": params["data"]["source"],
-        **{metric: tested[metric] for metric in TESTED},
-        "training_seconds": find_seconds(name),
+        **{metric: metrics[metric] for metric in METRICS},
+        "training_seconds": sum(_find_seconds(phase, files.open(path).read()) for phase, path in models.items()),
         "parameters": trained["parameters"],
         "trainable": trained["trainable_parameters"],
     }
 
 
-def find_seconds(name: str) -> float:
-    """Return how long both training phases of an experiment's model took where they ran, NaN where that is unknown."""
-    runs = _search(f"tags.dvc_exp_name = '{name}' and tags.phase = 'finetune'")
-    if runs.empty:
-        return float("nan")
-    made = _search(f"tags.model_sha256 = '{runs['tags.model_sha256'][0]}' and metrics.duration_seconds > 0")
-    initial = made["tags.initial_run_id"][0] if len(made) else ""
-    first = _search(f"attributes.run_id = '{initial}' and metrics.duration_seconds > 0")
-    return sum(table["metrics.duration_seconds"][0] if len(table) else float("nan") for table in (first, made))
-
-
 @reaching()
-def _search(query: str) -> pd.DataFrame:
-    return pd.DataFrame(mlflow.search_runs([connect()], query))
+def _find_seconds(phase: str, model: bytes) -> float:
+    # Only MLflow keeps durations: a DVC output must not hold them, and an experiment that DVC restored has none.
+    made = f"tags.phase = '{phase}' and tags.model_sha256 = '{sha256_bytes(model)}' and metrics.duration_seconds > 0"
+    runs = mlflow.search_runs([connect()], made, max_results=1, output_format="list")
+    return runs[0].data.metrics["duration_seconds"] if runs else float("nan")  # pyright: ignore

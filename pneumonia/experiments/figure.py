@@ -1,4 +1,4 @@
-"""Draw experiments side by side."""
+"""Draw the results of experiments side by side."""
 
 from pathlib import Path
 
@@ -9,12 +9,12 @@ from pneumonia.core.figure import drawing
 
 
 def draw_comparison(path: Path, table: pd.DataFrame, notice: str) -> None:
-    """Draw test metrics, seconds of training and number of parameters of experiments, the split beside each name.
+    """Draw test metrics, training time and size of experiments, with the split beside each name.
 
     Args:
         path: PNG to write.
         table: one row per experiment; columns experiment, split, roc_auc, f1, training_seconds, parameters, trainable.
-        notice: as for every figure.
+        notice: stands below the figure, empty for none.
     """
     rows = np.arange(len(table))[::-1]
     names = [f"{name}\nsplit {split}" for name, split in zip(table["experiment"], table["split"], strict=True)]

@@ -1,88 +1,103 @@
-"""Retrain as CI does: run the pipeline, and say what its model has over the one of another commit."""
+"""Retrain as CI does: run the pipeline and judge its model against that of another commit."""
 
 import re
 import shlex
 import subprocess
 from pathlib import Path
-from typing import Any
 
 from pneumonia.core.errors import InputError
 from pneumonia.core.params_file import load_params
-from pneumonia.experiments.base import reproduce
+from pneumonia.experiments.baseline import reproduce
 from pneumonia.experiments.compare import check_recipes
-from pneumonia.experiments.comparison import compare_with, describe_difference, tabulate_scores, trace_losses, trace_roc
-from pneumonia.reporting.render import render
+from pneumonia.experiments.judgement import Judgement, judge_against
+from pneumonia.experiments.summary import write_failure, write_judgement
 
 
 def retrain(base: str, recipe: str, settings: str, source: str, out: Path) -> None:
-    """Retrain as CI does: run the pipeline up to the report, and compare its model with the one of another commit.
+    """Run the pipeline up to the report, and judge its model against that of another commit. Nothing is registered.
 
-    Writes into the folder `out` a page for people, summary.md, and DVC's plots of both, plots/index.html.
+    Writes summary.md for people and DVC's plots of both models, plots/index.html, into the folder `out`. Whatever
+    happens, the summary says it: it is written before the first step, and again at the end or when a step fails.
 
     Args:
-        base: the commit; where its pipeline fails, the model is judged by its floors alone, and the page says so.
-        recipe, settings, source: what differs from the committed parameters, see `run_pipeline`; empty for nothing.
+        base: the commit; where its pipeline fails, floors alone decide, and the summary says so.
+        recipe, settings, source: changes to the committed parameters, see `list_changes`; empty for none.
+        out: folder to write to.
 
     Raises:
-        InputError: the pipeline failed, or its model is worse than that of the base or below a floor.
+        InputError: the pipeline fails, or the model is below a floor or worse than the baseline.
     """
     name = base[:7] if re.fullmatch("[0-9a-f]{40}", base) else base.removeprefix("origin/")
-    page: dict[str, Any] = {"base": name, "failure": "", "absent": "", "comparison": None}
+    summary = out / "summary.md"
+    write_failure(summary, name, "It was killed, or is still running.")
     try:
-        try:
-            commit = reproduce(base)
-        except InputError as error:
-            commit, page["absent"] = "", str(error)
-        run_pipeline(recipe, settings, source)
-        params = load_params()
-        comparison = page["comparison"] = compare_with(commit, name, params.register_.gates)
-        page["notice"] = params.data.notice
-        if commit:
-            page |= {f"{kind}_diff": describe_difference(kind, commit, name) for kind in ("params", "metrics")}
-            subprocess.run(["dvc", "plots", "diff", "-q", commit, "-o", str(out / "plots")], check=True)
-        if not comparison.images.empty:
-            page |= {"scores": tabulate_scores(comparison), "roc": trace_roc(comparison.images)}
-            page |= {"losses": trace_losses(commit)}
-    except InputError as error:
-        page["failure"] = str(error)
+        judgement = _retrain(base, name, recipe, settings, source, summary)
+    except BaseException as error:  # Ctrl+C too
+        write_failure(summary, name, _describe(error))
         raise
-    finally:
-        render("retraining.md", out / "summary.md", page, "pneumonia.experiments")
-    print(f"This model is {comparison.verdict}. {out / 'summary.md'} says more.")
-    if comparison.failed:
+    print(f"This model is {judgement.verdict}. Details: {summary}")
+    if judgement.failed:
         raise InputError(
-            f"This model is refused: {comparison.reason}.",
-            expected=f"all gates passed, with the model of {name} in the champion's place",
-            remedy="leave it, or change register.gates for a reason that the reviewer can read",
+            f"This model is refused: {judgement.reason}.",
+            expected=f"a model that passes all gates, with that of {name} in the champion's place",
+            remedy="keep the model of the baseline, or change register.gates and tell the reviewer why",
         )
 
 
-def run_pipeline(recipe: str, settings: str, source: str) -> None:
-    """Run the pipeline up to the report; with other parameters than the committed ones as a DVC experiment.
+def _retrain(base: str, name: str, recipe: str, settings: str, source: str, summary: Path) -> Judgement:
+    changes, warnings = list_changes(recipe, settings, source), []
+    try:
+        commit = reproduce(base)
+    except InputError as error:
+        commit = ""
+        warnings.append(f"There is no baseline, and floors alone decide: {' '.join(str(error).splitlines())}")
+    run_pipeline(changes)
+    params = load_params()
+    judgement = judge_against(commit, name, params.register_.gates)
+    write_judgement(summary, judgement, commit, warnings, params.data.notice)
+    return judgement
+
+
+def _describe(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "It was interrupted."
+    return str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+
+
+def list_changes(recipe: str, settings: str, source: str) -> list[str]:
+    """Return changes to the committed parameters as `name=value`, as for `dvc exp run -S`.
 
     Args:
         recipe: name of a file in conf/recipe, empty for the committed parameters.
         settings: `name=value` separated by blanks, quoted as in a shell.
-        source: value of data.source.
+        source: value of data.source, empty for the committed one.
 
     Raises:
-        InputError: there is no such recipe, the settings cannot be taken apart, or a stage failed.
+        InputError: the recipe does not exist, or the settings cannot be parsed.
     """
     check_recipes([recipe] * bool(recipe))
     try:
         changes = shlex.split(settings)
     except ValueError as error:
         raise InputError(
-            f"The settings {settings!r} cannot be taken apart: {error}.",
+            f"The settings {settings!r} cannot be parsed: {error}.",
             expected="name=value, separated by blanks",
             remedy="close the quotation",
         ) from None
-    changes = [f"recipe={recipe}"] * bool(recipe) + changes + [f"data.source={source}"] * bool(source)
+    return [f"recipe={recipe}"] * bool(recipe) + changes + [f"data.source={source}"] * bool(source)
+
+
+def run_pipeline(changes: list[str]) -> None:
+    """Run the pipeline up to the report: `dvc repro`, or `dvc exp run` where parameters change.
+
+    Raises:
+        InputError: a stage fails.
+    """
     overrides = [part for change in changes for part in ("-S", change)]
     command = ["dvc", "exp", "run", *overrides, "report"] if overrides else ["dvc", "repro", "report"]
     if subprocess.run(command).returncode:
         raise InputError(
-            "The pipeline did not come to its end.",
-            expected="stages that succeed; DVC says above which one did not",
+            "The pipeline failed.",
+            expected="stages that succeed; DVC's message above names the one that failed",
             remedy=shlex.join(command),
         )

@@ -1,36 +1,56 @@
-"""Recipes are compared on the test split, sweeps are ranked on validation, and the workspace stays as it is."""
+"""One command runs a recipe, another compares recipes, DVC ranks sweeps on validation; only the first registers."""
 
+import csv
 import re
+import shlex
+import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 import yaml
-from projects import run, set_params
+from mlflow import MlflowClient
+from projects import ROOT, copy_finished, copy_project, run
+
+from pneumonia.core.errors import InputError
+from pneumonia.experiments.compare import run_recipes
 
 # The fewest pixels that each backbone takes.
 SEED_SYSTEMS = {"inception_v3": 75, "densenet121_cyclical": 32, "resnet34_one_cycle": 32, "resnet101_cam": 32}
+SWEEP = "finetune.from_layer=conv3,conv2"
 
 
-def commit(project: Path) -> None:
-    run("git", "add", "-A", cwd=project)
-    run("git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "changed", cwd=project)
-
-
-def pneumonia(project: Path, *arguments: str, check: bool = True):
-    return run(sys.executable, "-m", "pneumonia", *arguments, cwd=project, check=check)
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a tiny project for all seed systems: what they have in common runs once."""
+    return copy_project(tmp_path_factory.mktemp("systems") / "project")
 
 
 @pytest.mark.parametrize("recipe", SEED_SYSTEMS)
-def test_one_command_runs_a_seed_system_on_the_phantom_without_any_download(project: Path, recipe: str) -> None:
+def test_one_command_runs_a_seed_system_on_the_phantom_without_any_download(shared: Path, recipe: str) -> None:
     settings = [
-        f"recipe={recipe}", "data.images=64", "model.weights=none", f"model.image_size={SEED_SYSTEMS[recipe]}",
-        "augment.views=2", "train.epochs=1", "finetune.epochs=1",
+        f"recipe={recipe}", "data.images=48", "model.weights=none", f"model.image_size={SEED_SYSTEMS[recipe]}",
+        "augment.views=2", "train.epochs=1", "finetune.epochs=1", "finetune.learning_rate=1e-4",
     ]  # fmt: skip
-    done = run("dvc", "exp", "run", *(part for s in settings for part in ("-S", s)), cwd=project)
+    done = run("dvc", "exp", "run", *(part for s in settings for part in ("-S", s)), cwd=shared)
     assert re.findall(r"Running stage '(\w+)'", done.stdout)[-1] == "register"
-    assert (project / "reports" / "evaluation" / "heatmaps.png").exists()
+    assert (shared / "reports" / "evaluation" / "heatmaps.png").exists()
+
+
+def read_registry(project: Path) -> tuple[list[str], dict[str, str]]:
+    """Return all versions in a project's own store, and the aliases."""
+    client = MlflowClient(f"sqlite:///{project / 'mlruns' / 'mlflow.db'}")
+    (model,) = client.search_registered_models()
+    versions = client.search_model_versions(f"name = '{model.name}'")
+    aliases = client.get_registered_model(model.name).aliases
+    return sorted(str(v.version) for v in versions), {alias: str(version) for alias, version in aliases.items()}
+
+
+def compare(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return run(sys.executable, "-m", "pneumonia", "compare", *arguments, cwd=project)
 
 
 def forget(project: Path, stage: str, path: str) -> None:
@@ -41,39 +61,78 @@ def forget(project: Path, stage: str, path: str) -> None:
         gone.unlink()
 
 
-def test_both_ways_of_balancing_are_compared_in_one_table_by_one_command(finished: Path) -> None:
-    forget(finished, "evaluate", "reports/metrics.json")
-    before = (finished / "params.yaml").read_text(), (finished / "dvc.lock").read_text()
-    pneumonia(finished, "compare", "default", "--over", "augment.balance=undersample,augment")
-    table = pd.read_csv(finished / "reports" / "comparison.csv")
-    assert table["experiment"].tolist() == ["default-augment-balance-undersample", "default-augment-balance-augment"]
+@dataclass(frozen=True)
+class Compared:
+    """A project in which a sweep ran and the same variants were compared, with its registry after each step."""
+
+    project: Path
+    before: tuple[Any, ...]
+    swept: tuple[Any, ...]
+    after: tuple[Any, ...]
+    kept: bool
+
+
+@pytest.fixture(scope="module")
+def compared(once: Path, tmp_path_factory: pytest.TempPathFactory) -> Compared:
+    """Return a finished project after a queued sweep and a comparison of the same variants, which DVC restores."""
+    project = copy_finished(once, tmp_path_factory.mktemp("compared") / "project")
+    run("git", "add", "-A", cwd=project)
+    run("git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "the pipeline ran", cwd=project)
+    before = read_registry(project)
+    run("dvc", "exp", "run", "--queue", "-S", SWEEP, cwd=project)
+    run("dvc", "exp", "run", "--run-all", cwd=project)
+    swept = read_registry(project)
+    forget(project, "evaluate", "reports/metrics.json")
+    workspace = [project / name for name in ("params.yaml", "dvc.lock")]
+    contents = [path.read_text() for path in workspace]
+    compare(project, "default", "-S", SWEEP)
+    kept = contents == [path.read_text() for path in workspace]
+    return Compared(project, before, swept, read_registry(project), kept)
+
+
+def test_variants_of_a_recipe_are_compared_in_one_table_and_one_figure(compared: Compared) -> None:
+    table = pd.read_csv(compared.project / "reports" / "comparison.csv")
+    assert table["experiment"].tolist() == ["default-finetune-from_layer-conv3", "default-finetune-from_layer-conv2"]
     assert set(table["split"]) == {"patient"}
     assert (table[["roc_auc", "f1", "training_seconds", "parameters", "trainable"]] > 0).all(axis=None)
-    assert (finished / "reports" / "comparison.png").stat().st_size > 10_000
-    assert ((finished / "params.yaml").read_text(), (finished / "dvc.lock").read_text()) == before
+    assert table["trainable"].is_unique
+    assert (compared.project / "reports" / "comparison.png").stat().st_size > 10_000
 
 
-def test_a_recipe_that_does_not_exist_is_named_with_those_that_do(project: Path) -> None:
-    said = pneumonia(project, "compare", "resnet18", check=False).stderr
-    assert "There is no recipe 'resnet18'" in said
-    assert "resnet34_one_cycle" in said
+def test_a_comparison_leaves_the_workspace_as_it_is(compared: Compared) -> None:
+    assert compared.kept
 
 
-def test_a_sweep_is_ranked_on_validation_with_what_differs_and_nothing_of_test(finished: Path) -> None:
-    set_params(finished, {"finetune": {"epochs": 1}})
-    commit(finished)
-    sweep = ("-S", "finetune.from_layer=conv3,conv2", "-S", "finetune.learning_rate=0.01,0.02")
-    run("dvc", "exp", "run", "--queue", *sweep, "finetune", cwd=finished)
-    run("dvc", "exp", "run", "--run-all", cwd=finished)
-    ranked = pneumonia(finished, "rank").stdout
-    header, *rows = ranked.splitlines()
-    columns = header.split()
-    assert columns[:3] == ["experiment", "finetune.from_layer", "finetune.learning_rate"]
-    assert "test" not in ranked
-    assert len(rows) == 4
-    losses = [float(row.split()[1 + columns.index("best_val_loss")]) for row in rows]
+def test_sweeps_and_comparisons_move_no_alias_and_register_nothing(compared: Compared) -> None:
+    assert compared.before[0] == ["1"] and compared.before[1]["champion"] == "1"
+    assert compared.swept == compared.before
+    assert compared.after == compared.before
+
+
+def test_a_comparison_registers_its_models_when_asked_to(compared: Compared) -> None:
+    other = "finetune.from_layer=conv2"  # conv3 is what the default trains from
+    compare(compared.project, "default", "-S", other, "--register", "--out", "reports/registered")
+    versions, _ = read_registry(compared.project)
+    assert versions == ["1", "2"]
+
+
+def test_the_documented_command_ranks_a_sweep_on_validation_and_shows_nothing_of_test(compared: Compared) -> None:
+    (documented,) = re.findall(r"^dvc exp show .+$", (ROOT / "docs" / "recipes.md").read_text(), re.MULTILINE)
+    shown = run(*shlex.split(documented, comments=True), "--csv", cwd=compared.project).stdout
+    rows = [row for row in csv.DictReader(shown.splitlines()) if row["typ"].startswith("branch")]
+    losses = [float(row["reports/finetune.json:val_loss"]) for row in rows]
+    assert {row["finetune.from_layer"] for row in rows} == {"conv3", "conv2"}
     assert losses == sorted(losses)
+    assert "metrics.json" not in shown
 
 
-def test_without_any_experiment_ranking_says_how_to_run_one(finished: Path) -> None:
-    assert "dvc exp run --queue" in pneumonia(finished, "rank", check=False).stderr
+def test_a_recipe_that_does_not_exist_is_named_with_those_that_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(InputError, match=r"There is no recipe 'resnet18'(.|\n)*resnet34_one_cycle"):
+        run_recipes(["resnet18"], [])
+
+
+def test_a_setting_that_cannot_be_parsed_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(InputError, match="A setting cannot be parsed"):
+        run_recipes(["default"], ["augment.zoom=[1,2"])

@@ -1,118 +1,182 @@
-"""What a retrained model is called, and what is left when a retraining is stopped."""
+"""What a retrained model is called, and what the summary says whatever happens."""
 
 import os
 import signal
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
-from projects import clean_environment, run, set_params
-from versions import draw_images, say
+from projects import ROOT, clean_environment, copy_finished, run, set_params
+from versions import draw_images, predict
 from waiting import wait_for
 
 from pneumonia.core.errors import InputError
-from pneumonia.core.params import Gates
-from pneumonia.experiments.base import reproduce
-from pneumonia.experiments.comparison import Comparison, compare_with, trace_roc
-from pneumonia.experiments.retrain import run_pipeline
-from pneumonia.registry.gate import Check, Evidence, measure_gains
-from pneumonia.reporting.render import render
+from pneumonia.experiments.baseline import reproduce
+from pneumonia.experiments.judgement import Judgement
+from pneumonia.experiments.retrain import list_changes, retrain, run_pipeline
+from pneumonia.experiments.summary import trace_roc
+from pneumonia.registry.checks import Check, Evidence, measure_gains
 
 IMAGES = draw_images()
 
 
-def compare(base: pd.DataFrame, ours: pd.DataFrame, *checks: Check) -> Comparison:
+def judge(base: pd.DataFrame, ours: pd.DataFrame, *checks: Check) -> Judgement:
     images = base.drop(columns="finetuned").assign(
         finetuned_champion=base["finetuned"], finetuned_challenger=ours["finetuned"]
     )
     models = [Evidence(name, {"threshold": 0.5}, False, 0, None) for name in ("main", "this run")]
-    return Comparison("main", list(checks), images, measure_gains(images, *models))
+    return Judgement("main", list(checks), images, measure_gains(images, *models))
 
 
-def test_a_model_whose_interval_lies_above_nothing_is_better_and_one_around_it_no_worse() -> None:
-    assert compare(say(IMAGES, 0.8), say(IMAGES, 0.2)).verdict == "better than main"
-    assert compare(say(IMAGES, 0.5), say(IMAGES, 0.5, seed=1)).verdict == "no worse than main"
+def test_a_model_whose_interval_lies_above_zero_is_better_and_one_around_it_no_worse() -> None:
+    assert judge(predict(IMAGES, 0.8), predict(IMAGES, 0.2)).verdict == "better than main"
+    assert judge(predict(IMAGES, 0.5), predict(IMAGES, 0.5, seed=1)).verdict == "no worse than main"
 
 
-def test_a_model_that_says_the_same_of_every_image_is_called_the_same() -> None:
-    assert compare(say(IMAGES, 0.5), say(IMAGES, 0.5)).verdict == "the same as main"
+def test_a_model_with_the_same_score_for_every_image_is_called_the_same() -> None:
+    assert judge(predict(IMAGES, 0.5), predict(IMAGES, 0.5)).verdict == "the same as main"
 
 
 def test_a_model_that_fails_a_check_is_refused_for_that_reason_whatever_it_gains() -> None:
     floor = Check("sensitivity at least", 0.7, 0.8, False)
-    refused = compare(say(IMAGES, 0.8), say(IMAGES, 0.2), Check("roc_auc at least", 0.9, 0.8, True), floor)
+    refused = judge(predict(IMAGES, 0.8), predict(IMAGES, 0.2), Check("roc_auc at least", 0.9, 0.8, True), floor)
     assert (refused.verdict, refused.reason) == ("refused", "sensitivity at least 0.8: it is 0.7")
 
 
 def test_the_curves_in_the_summary_are_those_of_both_models() -> None:
-    base, ours = trace_roc(compare(say(IMAGES, 50), say(IMAGES, 0.0)).images)
+    base, ours = trace_roc(judge(predict(IMAGES, 50), predict(IMAGES, 0.0)).images)
     assert ours == [1.0] * 21
     assert np.mean(base) == pytest.approx(0.5, abs=0.15)
     assert (base[0], base[-1]) == (pytest.approx(0, abs=0.1), 1.0)
 
 
-def test_a_revision_that_does_not_exist_or_does_not_run_is_named(
-    finished: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(finished)
+@pytest.fixture(scope="module")
+def shared(once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a finished project with a commit that lists its outputs, for tests that leave no trace in it."""
+    project = copy_finished(once, tmp_path_factory.mktemp("retraining") / "project")
+    run("git", "add", "-A", cwd=project)
+    run("git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "the pipeline ran", cwd=project)
+    return project
+
+
+@pytest.fixture
+def inside(shared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in the shared project, with the commands of this environment."""
+    monkeypatch.chdir(shared)
     monkeypatch.setenv("PATH", clean_environment()["PATH"])
+    return shared
+
+
+def read_git(project: Path) -> list[str]:
+    return [run("git", *c.split(), cwd=project).stdout for c in ("branch -a", "status --short", "log")]
+
+
+# Before each real `dvc` command that matches, something happens to it: a fault no argument could cause.
+FAULT = """#!/bin/sh
+case "$*" in
+  {commands}) {action};;
+esac
+exec {dvc} "$@"
+"""
+INTERRUPT = "kill -INT $PPID; exit 130"
+
+
+@pytest.fixture
+def summary(inside: Path) -> Path:
+    """Return the path of the summary; an earlier retraining called its model better."""
+    path = inside / "reports" / "retraining" / "summary.md"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("# Retraining: better than main\n")
+    return path
+
+
+@pytest.mark.parametrize("base, commands, action, error, said", [
+    ("HEAD", "checkout*", INTERRUPT, KeyboardInterrupt, "It was interrupted."),
+    ("HEAD", "plots\\ diff*", INTERRUPT, KeyboardInterrupt, "It was interrupted."),
+    ("nowhere", "repro\\ report", INTERRUPT, KeyboardInterrupt, "It was interrupted."),
+    ("nowhere", "repro\\ report", "exit 1", InputError, "The pipeline failed."),
+    ("nowhere", "repro\\ report", "echo {} >reports/metrics.json; exit", InputError, "cannot be judged"),
+    ("nowhere", "repro\\ report", "echo x >reports/metrics.json; exit", ValueError, "JSONDecodeError"),
+])  # fmt: skip
+def test_a_step_that_fails_or_is_interrupted_is_what_the_summary_says(
+    base: str, commands: str, action: str, error: type[BaseException], said: str, inside: Path, summary: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    inject(FAULT.format(commands=commands, action=action, dvc=ROOT / ".venv/bin/dvc"), tmp_path)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(error):
+        retrain(base, "", "", "", summary.parent)
+    written = summary.read_text()
+    assert written.startswith("# Retraining: it did not finish\n")
+    assert said in written
+
+
+def test_a_comparison_that_dvc_cannot_draw_is_a_warning_and_the_verdict_stands(
+    inside: Path, summary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inject(FAULT.format(commands="*diff*", action="exit 1", dvc=ROOT / ".venv/bin/dvc"), tmp_path)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    retrain("HEAD", "", "", "", summary.parent)
+    written = summary.read_text()
+    assert written.startswith("# Retraining: the same as HEAD\n")
+    assert all(f"`dvc {kind} diff` failed" in written for kind in ("params", "metrics", "plots"))
+
+
+def inject(fault: str, folder: Path) -> None:
+    """Put a script in the place of `dvc`."""
+    (folder / "dvc").write_text(fault)
+    (folder / "dvc").chmod(0o755)
+
+
+def test_a_commit_that_does_not_exist_is_named(inside: Path) -> None:
     with pytest.raises(InputError, match="no commit 'nowhere'"):
         reproduce("nowhere")
+
+
+def test_a_commit_whose_pipeline_fails_is_named(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(finished)
+    monkeypatch.setenv("PATH", clean_environment()["PATH"])
     set_params(finished, {"split": {"seed": -1}})
     run("git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qam", "broken", cwd=finished)
-    with pytest.raises(InputError, match="does not come to its end"):
+    with pytest.raises(InputError, match="The pipeline of HEAD failed"):
         reproduce("HEAD")
 
 
-@pytest.mark.parametrize(
-    "settings, said", [("a='b", "cannot be taken apart"), ("no.such=1", "did not come to its end")]
-)
-def test_settings_that_cannot_be_used_are_an_error(
-    settings: str, said: str, finished: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(finished)
-    monkeypatch.setenv("PATH", clean_environment()["PATH"])
-    with pytest.raises(InputError, match=said):
-        run_pipeline("", settings, "")
+def test_settings_that_cannot_be_parsed_are_an_error() -> None:
+    with pytest.raises(InputError, match="cannot be parsed"):
+        list_changes("", "a='b", "")
 
 
-def test_a_base_that_was_run_before_is_reproduced_without_training_and_leaves_no_branch(
-    finished: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+def test_a_parameter_that_does_not_exist_is_an_error(inside: Path) -> None:
+    with pytest.raises(InputError, match="The pipeline failed"):
+        run_pipeline(["no.such=1"])
+
+
+def test_a_baseline_that_was_run_before_is_restored_without_training_and_leaves_no_branch(
+    inside: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(finished)
-    monkeypatch.setenv("PATH", clean_environment()["PATH"])
-    before = [run("git", *command.split(), cwd=finished).stdout for command in ("branch -a", "status --short", "log")]
-    commit = reproduce("HEAD")
+    before = read_git(inside)
+    reproduce("HEAD")
     assert "Running stage" not in capfd.readouterr().out
-    assert before == [run("git", *c.split(), cwd=finished).stdout for c in ("branch -a", "status --short", "log")]
-    gates = yaml.safe_load(Path("params.yaml").read_text())["register"]["gates"]
-    assert compare_with(commit, "HEAD", Gates(**gates)).verdict == "the same as HEAD"
+    assert before == read_git(inside)
 
 
-def test_a_retraining_that_is_stopped_leaves_nothing_half_done_and_the_next_one_goes_on(finished: Path) -> None:
-    set_params(finished, {"train": {"epochs": 60}})
+def test_an_interrupted_retraining_says_so_leaves_nothing_half_done_and_resumes(finished: Path) -> None:
+    set_params(finished, {"train": {"epochs": 20}})
     run("git", "add", "-f", "dvc.lock", "params.yaml", "conf", cwd=finished)
     run("git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "longer", cwd=finished)
-    state = [run("git", *command.split(), cwd=finished).stdout for command in ("branch -a", "status --short", "log")]
-    command = ["python", "-m", "pneumonia", "retrain", "--base", "HEAD~1"]
-    stopped = subprocess.Popen(
-        command, cwd=finished, env=clean_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        start_new_session=True,
+    before, summary = read_git(finished), finished / "reports" / "retraining" / "summary.md"
+    interrupted = subprocess.Popen(
+        ["python", "-m", "pneumonia", "retrain", "--base", "nowhere"], cwd=finished, env=clean_environment(),
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     wait_for(finished, ".cache/training/train-*/history.json")
-    os.killpg(stopped.pid, signal.SIGINT)
-    stopped.communicate(timeout=180)
-    assert stopped.returncode
-    assert state == [run("git", *c.split(), cwd=finished).stdout for c in ("branch -a", "status --short", "log")]
-    done = run(*command, cwd=finished)
-    assert "Going on after epoch" in done.stdout and "This model is" in done.stdout
-
-
-def test_a_failure_is_what_the_summary_says(tmp_path: Path) -> None:
-    page: dict[str, Any] = {"base": "main", "failure": "Stage train failed.", "absent": "", "comparison": None}
-    render("retraining.md", tmp_path / "summary.md", page)
-    assert (tmp_path / "summary.md").read_text().endswith("```\nStage train failed.\n```\n")
+    assert "It was killed, or is still running." in summary.read_text()
+    os.killpg(interrupted.pid, signal.SIGINT)
+    interrupted.communicate(timeout=180)
+    assert interrupted.returncode
+    assert "It was interrupted." in summary.read_text()
+    assert before == read_git(finished)
+    assert "Resuming after epoch" in run("dvc", "repro", "train", cwd=finished).stdout

@@ -1,4 +1,4 @@
-"""Reproduce the pipeline of another commit to compare with."""
+"""Reproduce another commit as the baseline of a comparison."""
 
 import os
 import shutil
@@ -11,35 +11,31 @@ from pneumonia.core.errors import InputError
 
 
 def reproduce(revision: str) -> str:
-    """Run the pipeline of a commit in a clone of its own, up to the report.
+    """Run the pipeline of a commit up to the report, in a temporary clone that shares this project's DVC cache.
 
-    The clone shares this project's DVC cache, so what was ever run here is not run again. It is deleted afterwards.
+    DVC restores what it has run before. Nothing is registered.
 
     Returns:
-        A commit that no branch holds, whose dvc.lock names the outputs.
+        A commit on no branch whose dvc.lock lists the outputs.
 
     Raises:
-        InputError: there is no such commit, or its pipeline fails.
+        InputError: the commit does not exist, or its pipeline fails.
     """
     try:
         commit = _find_commit(revision)
     except subprocess.CalledProcessError:
         raise InputError(
-            f"There is no commit {revision!r}.", expected="one that this clone holds", remedy="git fetch --unshallow"
+            f"There is no commit {revision!r}.", expected="a commit in this clone", remedy="git fetch --unshallow"
         ) from None
     with tempfile.TemporaryDirectory() as folder:
-        run = partial(subprocess.run, cwd=folder, check=True, env=_forget_stores())
-        subprocess.run(["git", "clone", "-q", "--shared", "--no-checkout", ".", folder], check=True)
-        run(["git", "checkout", "-q", "--detach", commit])
-        if (settings := Path(".dvc/config.local")).exists():  # may name a remote and hold its credentials
-            shutil.copy(settings, Path(folder, settings))
-        run(["dvc", "cache", "dir", "-q", "--local", str(Path(".dvc/cache").resolve())])
+        _clone(commit, Path(folder))
+        run = partial(subprocess.run, cwd=folder, check=True, env=_without_tracking_server())
         try:
             run(["dvc", "pull" if _has_remote() else "checkout", "-q", "--allow-missing"])
             run(["dvc", "repro", "report"])
         except subprocess.CalledProcessError:
             raise InputError(
-                f"The pipeline of {revision} does not come to its end.",
+                f"The pipeline of {revision} failed.",
                 expected="a commit that can be reproduced here",
                 remedy=f"git switch --detach {revision} && dvc repro report",
             ) from None
@@ -48,6 +44,15 @@ def reproduce(revision: str) -> str:
         run(["git", *identity, "commit", "-q", "--allow-empty", "--no-verify", "-m", f"Reproduce {revision}"])
         subprocess.run(["git", "fetch", "-q", folder, "HEAD"], check=True)
     return _find_commit("FETCH_HEAD")
+
+
+def _clone(commit: str, folder: Path) -> None:
+    subprocess.run(["git", "clone", "-q", "--shared", "--no-checkout", ".", str(folder)], check=True)
+    subprocess.run(["git", "checkout", "-q", "--detach", commit], cwd=folder, check=True)
+    if (settings := Path(".dvc/config.local")).exists():  # may name a remote and hold its credentials
+        shutil.copy(settings, folder / settings)
+    cache = str(Path(".dvc/cache").resolve())
+    subprocess.run(["dvc", "cache", "dir", "-q", "--local", cache], cwd=folder, check=True)
 
 
 def _find_commit(revision: str) -> str:
@@ -59,6 +64,6 @@ def _has_remote() -> bool:
     return subprocess.run(["dvc", "remote", "default"], capture_output=True, check=False).returncode == 0
 
 
-def _forget_stores() -> dict[str, str]:
-    """Return the environment without a tracking server: what is run again only to compare with is no new run."""
+def _without_tracking_server() -> dict[str, str]:
+    # A baseline is reproduced for comparison only: its runs stay in the clone's own store and vanish with it.
     return {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_TRACKING", "DVC_EXP"))}
