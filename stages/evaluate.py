@@ -30,8 +30,7 @@ def evaluate(
     write_evaluation(out, found, params, data.notice)
     write_json(found.points["finetuned"].model_copy(update={"notice": data.notice}).model_dump(), point)
     fit_images(models["finetuned"], images.train, images.val, cache).write(novelty)
-    measured = found.measure()
-    write_json(measured, metrics)
+    write_json(measured := found.measure(), metrics)
     best = measured["finetuned"]
     shown = ", ".join(f"{name} {best[name]:.4f}" for name in ("roc_auc", "f1", "sensitivity", "specificity"))
     return f"{len(images.test.labels):,} test images, {shown} at threshold {best['threshold']:.3g}"

@@ -123,7 +123,7 @@ def draw_heatmaps(
                 axis.imshow(heatmaps[image], cmap="inferno", vmin=0, vmax=1, alpha=0.6 * heatmaps[image])
                 axis.set_title(captions[image], fontsize="x-small", parse_math=False)
         scale = ScalarMappable(cmap="inferno")
-        plt.colorbar(scale, ax=axes, shrink=0.4, label="evidence for pneumonia, share of the image's own maximum")
+        plt.colorbar(scale, ax=axes, shrink=0.4, label="evidence for pneumonia, relative to the radiograph's maximum")
 
 
 def draw_pairs(
@@ -155,6 +155,6 @@ def draw_reliability(path: Path, curves: Mapping[str, pd.DataFrame], notice: str
             errors = [share - held["share_low"], held["share_high"] - share]
             diagram.plot([0, 1], [0, 1], color="grey", linestyle=":")
             diagram.errorbar(held["mean_probability"], share, np.clip(errors, 0, 1), fmt="o", capsize=3)
-            diagram.set(title=state, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), ylabel="images with pneumonia, share")
+            diagram.set(title=state, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), ylabel="radiographs with pneumonia, share")
             images.bar(curve["low"], curve["images"], curve["high"] - curve["low"], align="edge", edgecolor="white")
-            images.set(xlabel="probability of pneumonia", ylabel="images", xlim=(-0.02, 1.02), yscale="symlog")
+            images.set(xlabel="probability of pneumonia", ylabel="radiographs", xlim=(-0.02, 1.02), yscale="symlog")

@@ -158,7 +158,7 @@ def _draw_examples(out: Path, found: Evaluation, params: EvaluateParams, notice:
     captions = [f"{judged[1][image]:.4f}  {_shorten(Path(str(found.test.paths[image])).name)}" for image in images]
     of = f"{TITLES[params.heatmap]} of the fine-tuned model, test split, threshold {judged[2]:.3g}"
     n = len(shown)
-    title = f"{of}\nthe most certain images of each outcome, with their probability of pneumonia"
+    title = f"{of}\nthe most certain radiographs of each outcome, with their probability of pneumonia"
     draw_heatmaps(out / "heatmaps.png", found.test.images[images[:n]], heatmaps[:n], captions[:n],
                   shown.to_numpy(), OUTCOMES, title, notice)  # fmt: skip
     wrong = [f"{kind.removesuffix('s')}\n{caption}" for kind, caption in zip(errors, captions[n:], strict=False)]

@@ -62,7 +62,7 @@ def describe_source(params: Params) -> Source:
     return Source(
         "A folder that the user named (data.source=folder). The project does not know whose radiographs these are, "
         "which hospital took them, how patients were selected or who labelled them.",
-        f"{_CODE} Weights and radiographs: unknown to the project; it depends on the rights in the radiographs.",
+        f"{_CODE} Weights and radiographs: unknown to the project; the rights in the radiographs decide.",
         "unknown", "", (), "comparing methods on the radiographs of this folder",
         (
             "Hospitals, age of the patients and quality of the labels are unknown to the project.",
