@@ -1,4 +1,4 @@
-"""The benchmark of serving counts what was answered and what was not, and comes to its end."""
+"""The benchmark of serving tells answers from errors, and always ends."""
 
 import asyncio
 import time
@@ -20,7 +20,7 @@ def images(once: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def test_there_are_as_many_images_as_wanted(images: list[Path]) -> None:
+def test_few_images_are_repeated_up_to_the_number_requested(images: list[Path]) -> None:
     assert len(images) == 70 and images[0].read_bytes() == images[60].read_bytes() != images[1].read_bytes()
 
 
@@ -42,7 +42,7 @@ def test_the_service_is_measured(once: Path, images: list[Path], monkeypatch: py
 
 
 def ask(seconds: float, answer: bytes | None) -> tuple[list[float | None], float]:
-    """Ask a server that gives the same answer to all, or hangs up."""
+    """Load a server that gives everybody the same response, or hangs up."""
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while answer and await reader.read(4):
@@ -64,9 +64,9 @@ def ask(seconds: float, answer: bytes | None) -> tuple[list[float | None], float
      (b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n", lambda took: set(took) == {None}),
      (b"HTTP/1.1 200 OK\r\n\r\n", lambda took: set(took) == {None}),
      (None, lambda took: set(took) == {None})],
-    ids=["well", "refused", "without a length", "hung up"],
+    ids=["ok", "busy", "no length", "hung up"],
 )  # fmt: skip
-def test_what_is_not_answered_well_is_an_error(
+def test_only_a_complete_response_with_status_200_is_no_error(
     answer: bytes | None, judge: Callable[[list[float | None]], bool]
 ) -> None:
     took, seconds = ask(0.5, answer)
@@ -74,7 +74,7 @@ def test_what_is_not_answered_well_is_an_error(
     assert seconds < 5
 
 
-def test_a_server_that_does_not_start_is_an_error_that_says_what_it_printed() -> None:
+def test_a_server_that_does_not_start_is_an_error_with_its_output() -> None:
     with (
         pytest.raises(RuntimeError, match="no such thing"),
         servers.serving(["sh", "-c", "echo no such thing; exit 1"], f"http://{servers.HOST}:{servers.find_port()}"),
@@ -86,12 +86,12 @@ def test_the_table_has_a_row_for_each_way() -> None:
     ways = [Way("command", 70.4, 0.031, alone=100.0), Way("server", 80.0, 0.0, (0.1234, 0.2), 1234, (1.0, 1.0), 100.0)]
     report = tabulate_served([vars(way) for way in ways], 60)
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in report.splitlines() if line.startswith("| ")]
-    assert "asked for 60 s" in report and len(rows[0]) == 10
+    assert "For 60 s, 16 clients" in report and len(rows[0]) == 10
     assert rows[2:] == [["command", "70", "100", "70%", "3%", *[""] * 5],
                         ["server", "80", "100", "80%", "0%", "123", "200", "1,234", "1.000", "1.000"]]  # fmt: skip
 
 
-def test_others_are_told_apart_from_what_is_measured() -> None:
+def test_the_share_of_other_processes_leaves_out_what_is_measured() -> None:
     before, enough = read_clocks(), time.process_time() + 0.5
     while time.process_time() < enough:
         pass
