@@ -1,4 +1,4 @@
-"""Images as bytes that can be sent, and what is sent by mistake or in bad faith."""
+"""Uploads: valid images, and what clients send by mistake or in bad faith."""
 
 import zlib
 from collections.abc import Iterator
@@ -15,8 +15,6 @@ from pydicom import uid
 from pneumonia.sources.phantom import draw_chest, expose
 
 IMAGES = [expose(default_rng(n), draw_chest(default_rng(n), default_rng(n + 9), (60, 70), "")) for n in range(6)]
-
-
 JPEGS = [save(Image.fromarray(image), "jpeg") for image in IMAGES]
 PNG, DICOM = save(Image.fromarray(IMAGES[0])), encode(IMAGES[0])
 MULTIPART = {"Content-Type": "multipart/form-data; boundary=b"}
@@ -33,7 +31,7 @@ def png(width: int, height: int, *chunks: bytes, depth: int = 8, colour: int = 0
 
 
 def damage(content: bytes, rng: np.random.Generator) -> bytes:
-    """Return a file cut off, or with a few bits turned over, mostly in its header."""
+    """Return a file truncated, or with a few bits flipped, mostly in its header."""
     if rng.random() < 0.3:
         return content[: int(rng.integers(1, len(content)))]
     damaged = bytearray(content)
@@ -44,7 +42,7 @@ def damage(content: bytes, rng: np.random.Generator) -> bytes:
 
 
 def make_files() -> Iterator[bytes]:
-    """Yield files of which few are images."""
+    """Yield files, few of which are images."""
     rng = default_rng(0)
     rgb = Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8))
     pixels, bomb = zlib.compress(bytes(60 * 61)), zlib.compress(bytes(20_000_000), 9)
@@ -63,9 +61,8 @@ def make_files() -> Iterator[bytes]:
     yield png(60, 60, chunk(b"iTXt", b"x\0\1\0\0\0" + bomb), chunk(b"IDAT", pixels))
     yield from (png(side, side, chunk(b"IDAT", bomb)) for side in (0, 60, 8001, 2**16, 2**31 - 1))
     yield png(60, 60, *[chunk(b"tEXt", b"k\0v")] * 20_000, chunk(b"IDAT", pixels))
-    yield from (
-        png(60, 60, chunk(b"IDAT", pixels), depth=d, colour=c) for d, c in ((3, 0), (8, 5), (16, 3), (255, 255))
-    )
+    unknown = ((3, 0), (8, 5), (16, 3), (255, 255))
+    yield from (png(60, 60, chunk(b"IDAT", pixels), depth=depth, colour=colour) for depth, colour in unknown)
     yield JPEGS[0].replace(pack(">HH", 60, 70), pack(">HH", 65535, 65535))
     yield JPEGS[0].replace(pack(">HH", 60, 70), pack(">HH", 0, 0))
     yield from (encode(IMAGES[0], Rows=rows, Columns=rows) for rows in (0, 1, 65535))
@@ -76,33 +73,18 @@ def make_files() -> Iterator[bytes]:
     yield deflated[:-20] + bomb
     yield bytes(128) + b"DICM"
     yield b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>'
-    yield from (
-        b"<!doctype html><script>alert(1)</script>",
-        b"%PDF-1.7\n",
-        b"\x7fELF",
-        b"PK\3\4" + bomb,
-        b"\x1f\x8b" + bomb,
-    )
-    yield from (
-        b"",
-        b"\0",
-        b"\n" * 9,
-        b"/etc/passwd",
-        bytes(100_000),
-        bomb,
-        "\u202ex".encode("utf-16"),
-        b"\xff\xd8\xff",
-    )
+    yield from (b"<!doctype html><script>alert(1)</script>", b"%PDF-1.7\n", b"\x7fELF", b"PK\3\4" + bomb,
+                b"\x1f\x8b" + bomb, b"", b"\0", b"\n" * 9, b"/etc/passwd", bytes(100_000), bomb,
+                "\u202ex".encode("utf-16"), b"\xff\xd8\xff")  # fmt: skip
 
 
 def make_bodies() -> Iterator[tuple[dict[str, bytes], bytes]]:
-    """Yield headers and bodies of requests of which few are forms with an image."""
+    """Yield headers and bodies of requests, few of which are forms with an image."""
     rng, kind = default_rng(1), MULTIPART["Content-Type"].encode()
 
     def part(disposition: bytes, content: bytes = PNG, more: bytes = b"") -> bytes:
-        return (
-            b"--b\r\nContent-Disposition: form-data; " + disposition + more + b"\r\n\r\n" + content + b"\r\n--b--\r\n"
-        )
+        head = b"--b\r\nContent-Disposition: form-data; " + disposition + more
+        return head + b"\r\n\r\n" + content + b"\r\n--b--\r\n"
 
     names = (b"../../etc/passwd", b"C:\\x.png", b"x\0.png", b"%s%n", b"'; drop table", "фильм\u202e".encode(),
              b"\xff\xfe", b"", b"a" * 5000, b'x"; filename="y')  # fmt: skip
@@ -121,31 +103,14 @@ def make_bodies() -> Iterator[tuple[dict[str, bytes], bytes]]:
     yield {"content-type": kind, "content-encoding": b"gzip"}, zlib.compress(part(b'name="files"; filename="x"'))
     whole = part(b'name="files"; filename="x"')
     yield from (({"content-type": kind}, damage(whole, rng)) for _ in range(20))
-    yield from (
-        ({"content-type": kind}, body) for body in (b"", b"--", b"--b", b"--b\r\n", b"\r\n" * 999, b"--b\r\n" * 999)
-    )
-    for boundary in (
-        b"",
-        b'"',
-        b"b" * 300,
-        b"\xff",
-        b'"b',
-        b"b; boundary=c",
-        b"b, multipart/mixed",
-        b" b ",
-        b"b\t",
-        b"\0",
-    ):
+    bodies = (b"", b"--", b"--b", b"--b\r\n", b"\r\n" * 999, b"--b\r\n" * 999)
+    yield from (({"content-type": kind}, body) for body in bodies)
+    for boundary in (b"", b'"', b"b" * 300, b"\xff", b'"b', b"b; boundary=c", b"b, multipart/mixed", b" b ", b"b\t",
+                     b"\0"):  # fmt: skip
         yield {"content-type": b"multipart/form-data; boundary=" + boundary}, whole
     yield from (({"content-type": kind + b"; charset=" + charset}, whole) for charset in (b"\xff", b"rot13", b"utf-16"))
-    others = (
-        b"",
-        b";",
-        b"multipart",
-        b"multipart/mixed; boundary=b",
-        b"application/x-www-form-urlencoded",
-        b"text/html",
-    )
+    others = (b"", b";", b"multipart", b"multipart/mixed; boundary=b", b"application/x-www-form-urlencoded",
+              b"text/html")  # fmt: skip
     yield from (({"content-type": other}, whole) for other in others)
     yield {"content-type": kind, "content-length": b"x"}, whole
     yield {"content-type": kind, "content-length": b"-1"}, whole
