@@ -48,11 +48,11 @@ def predict(images: pd.DataFrame, noise: float, seed: int = 0) -> pd.DataFrame:
     return images.assign(finetuned=(1 / (1 + np.exp(-seen))).round(9))
 
 
-def register(said: pd.DataFrame, **tags: str) -> ModelVersion:
+def register(predictions: pd.DataFrame, **tags: str) -> ModelVersion:
     """Register a version that holds nothing but predictions and tags, which is all that the gate reads."""
     folder = Path.cwd() / uuid4().hex
     (folder / "artifacts").mkdir(parents=True)
-    said.to_csv(folder / "artifacts/predictions.csv", index=False)
+    predictions.to_csv(folder / "artifacts/predictions.csv", index=False)
     identity = {"package_sha256": sha256_file(folder / "artifacts/predictions.csv")}
     created = mlflow.MlflowClient().create_model_version(MODEL_NAME, folder.as_uri(), tags=TAGS | identity | tags)
     return find_version(created.version)
@@ -63,9 +63,9 @@ def find_version(number: int | str) -> ModelVersion:
     return mlflow.MlflowClient().get_model_version(MODEL_NAME, str(number))
 
 
-def crown(said: pd.DataFrame, **tags: str) -> ModelVersion:
+def crown(predictions: pd.DataFrame, **tags: str) -> ModelVersion:
     """Register a version and make it champion."""
-    version, champion = register(said, **tags), find_alias("champion")
+    version, champion = register(predictions, **tags), find_alias("champion")
     promote(str(version.version), champion and str(champion.version), "", {}, "Ada")
     return version
 

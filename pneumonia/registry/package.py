@@ -26,10 +26,10 @@ from pneumonia.tracking.provenance import find_commit, find_versions
 
 SOURCE = Path(__file__).parents[1]  # the package pneumonia
 SHIPPED = ("core", "images", "models", "inference")  # its folders that a version ships
-# What the shipped code imports.
+# What the shipped code imports when a version is loaded.
 REQUIREMENTS = (
-    *("filelock", "keras", "matplotlib", "mlflow", "numpy", "pandas", "pillow", "pydantic"),
-    *("pydicom", "pyyaml", "tensorflow", "tqdm"),
+    *("filelock", "keras", "matplotlib", "mlflow", "numpy", "pandas", "pillow", "pydantic", "pydicom"),
+    *("tensorflow", "tqdm"),
 )
 
 

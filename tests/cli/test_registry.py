@@ -173,8 +173,8 @@ def test_force_without_a_reason_is_refused(command: Command, reason: list[str]):
 
 
 def test_force_with_a_reason_promotes_and_is_recorded(command: Command):
-    said = command("promote", "3", "--force", "--reason", "the only one for portable devices")
-    assert said.endswith("Version 3 is the champion by force.\n")
+    printed = command("promote", "3", "--force", "--reason", "the only one for portable devices")
+    assert printed.endswith("Version 3 is the champion by force.\n")
     record = read_audit()[-1]
     assert (find_champion(), record["forced"]) == (3, True)
     assert record["evidence"]["roc_auc at least"] == [0.7, 0.8, False]
@@ -195,8 +195,8 @@ def test_the_champion_cannot_be_promoted(command: Command):
 
 def test_a_rollback_restores_the_previous_champion(command: Command):
     command("promote", "2")
-    said = command("rollback", "--reason", "misses effusions")
-    assert said == "Version 1 is the champion again, in place of version 2.\n"
+    printed = command("rollback", "--reason", "misses effusions")
+    assert printed == "Version 1 is the champion again, in place of version 2.\n"
     record = read_audit()[-1]
     assert (find_champion(), record["action"], record["reason"]) == (1, "rollback", "misses effusions")
 

@@ -4,9 +4,12 @@ import getpass
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
@@ -239,3 +242,40 @@ def test_a_promoter_without_any_name_is_told_how_to_set_one(monkeypatch: pytest.
     monkeypatch.setattr(getpass, "getuser", find_none)
     with pytest.raises(InputError, match=r'Remedy: git config user\.name "\.\.\."'):
         find_promoter()
+
+
+class Broken(BaseHTTPRequestHandler):
+    """A tracking server that knows the experiment and fails at everything else."""
+
+    def do_GET(self) -> None:
+        known = "/experiments/get-by-name" in self.path
+        self.send_response(200 if known else 503)
+        self.end_headers()
+        self.wfile.write(b'{"experiment": {"experiment_id": "1", "name": "pneumonia"}}' if known else b"down")
+
+    do_POST = do_GET  # noqa: N815
+
+    def log_message(self, *_: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Print nothing."""
+
+
+@pytest.mark.parametrize(
+    "call, doing",
+    [(lambda: promote("1", None, "", {}, "Ada"), "promoting a version"),
+     (lambda: rollback("worse", "Ada"), "rolling back the champion"),
+     (lambda: find_alias("champion"), "reading the registry"),
+     (read_audit, "reading the registry"), (find_lineage, "reading the registry")],
+)  # fmt: skip
+def test_a_failing_server_is_an_error_that_reads_as_a_sentence(
+    call: Callable[[], Any], doing: str, monkeypatch: pytest.MonkeyPatch
+):
+    with ThreadingHTTPServer(("127.0.0.1", 0), Broken) as server:
+        threading.Thread(target=server.serve_forever).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        mlflow.set_tracking_uri(None)  # pyright: ignore[reportArgumentType]
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        sentence = rf"The MLflow server {address} cannot be reached while {doing}: [^\n]+\.\n  Expected: "
+        with pytest.raises(InputError, match=sentence):
+            call()
+        server.shutdown()

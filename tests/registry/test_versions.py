@@ -1,4 +1,4 @@
-"""A version is registered once, says elsewhere what it says here, and shows when it was tampered with."""
+"""A version is registered once, predicts elsewhere what it predicts here, and shows when it was tampered with."""
 
 import ast
 import json
@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from mlflow.entities.model_registry import ModelVersion
 from PIL import Image
-from projects import run
+from projects import ROOT, run
 from pydicom.data import get_testdata_file
 from stores import working_in
 
@@ -29,6 +29,7 @@ from pneumonia.images.decode import read_image
 from pneumonia.inference.operating_point import OperatingPoint
 from pneumonia.inference.scores import score_images
 from pneumonia.models.classifier import build_model, load_model, save_model
+from pneumonia.registry import package as package_module
 from pneumonia.registry.package import Package, register_package
 from pneumonia.registry.promotion import promote
 from pneumonia.registry.verify import find_changes
@@ -46,14 +47,14 @@ from pneumonia.tracking.connection import connect
 SIZE = 32
 NOTICE = "Synthetic radiographs: no clinical meaning."
 TAGS = {"recipe": "default", "test_roc_auc": "0.9", "synthetic": "True"}
-SAID = pd.DataFrame({
+PREDICTIONS = pd.DataFrame({
     "path": ["test/NORMAL/a.png", "test/PNEUMONIA/b.png"], "sha256": ["0" * 64, "1" * 64], "patient_id": ["007", "008"],
     "label": ["NORMAL", "PNEUMONIA"], "actual": [0, 1], "initial": [0.5, 0.5], "finetuned": [0.2, 0.9],
 })  # fmt: skip
-# Of import names, where it is another.
+# Of import names that differ.
 DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml"}
 
-# What somebody does who has the registry and none of the code.
+# Run by somebody who has the registry but not the code.
 ELSEWHERE = """
 import json
 import os
@@ -74,12 +75,12 @@ def refuse(table):
 
 model = mlflow.pyfunc.load_model("models:/pneumonia-classifier/1")
 images = [Path(name).read_bytes() for name in sys.argv[1:]]
-said = model.predict(pd.DataFrame({"image": images}))
+answers = model.predict(pd.DataFrame({"image": images}))
 print(json.dumps({
-    "columns": list(said), "probability": list(said["probability"]), "decision": list(said["decision"]),
+    "columns": list(answers), "probability": list(answers["probability"]), "decision": list(answers["decision"]),
     "no image": refuse(pd.DataFrame({"image": [images[0], b"GIF89a"]})),
     "cut off": refuse(pd.DataFrame({"image": [images[0][: len(images[0]) // 2]]})),
-    "other column": refuse(pd.DataFrame({"image": images})),
+    "other column": refuse(pd.DataFrame({"file": images})),
     "modules": [module.__file__ for name, module in sys.modules.items() if name.startswith("pneumonia")],
     "left behind": os.listdir(),
 }))
@@ -88,7 +89,7 @@ print(json.dumps({
 
 @pytest.fixture(scope="module")
 def images() -> dict[str, bytes]:
-    """Return the content of files, by name: JPEG and PNG of noise and a DICOM, larger than the model's input."""
+    """Return files by name, larger than the model's input: JPEG and PNG files of noise, and a DICOM file."""
     found, rng = {}, np.random.default_rng(0)
     for number in range(6):
         image, buffer = Image.fromarray(rng.integers(0, 256, (50, 40), dtype=np.uint8)), BytesIO()
@@ -106,7 +107,7 @@ def pixels(images: dict[str, bytes]) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def package(pixels: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Package:
-    """Return a package whose operating point has a part in every probability and parts the images in two."""
+    """Return a package whose operating point changes every probability and decides for both classes."""
     folder = tmp_path_factory.mktemp("package")
     keras.utils.set_random_seed(1)
     model = build_model(ModelParams(backbone="tiny", weights="none", image_size=SIZE, dropout=0.0, head="sigmoid"))
@@ -119,7 +120,7 @@ def package(pixels: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Pac
     write_json(point.model_copy(update={"threshold": threshold}).model_dump(), folder / "operating_point.json")
     train = np.random.default_rng(0).integers(0, 256, (30, SIZE, SIZE), dtype=np.uint8)
     fit_novelty(*(gather_features(model, part) for part in (train, pixels))).write(folder / "novelty.npz")
-    write_table(SAID, folder / "predictions.csv")
+    write_table(PREDICTIONS, folder / "predictions.csv")
     (folder / "model_card.md").write_text("# Model card\n")
     names = ("finetuned.keras", "operating_point.json", "novelty.npz", "predictions.csv", "model_card.md")
     return Package(*(folder / name for name in names))
@@ -127,7 +128,7 @@ def package(pixels: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Pac
 
 @pytest.fixture(scope="module")
 def changed(package: Package, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Package]:
-    """Return packages in which one file differs, by the name of that file in a package."""
+    """Return packages that differ in one file, by its field in a package."""
     found = {}
     for name, path in package._asdict().items():
         other = tmp_path_factory.mktemp(name) / path.name
@@ -149,7 +150,7 @@ def register(package: Package) -> ModelVersion:
 def registered(
     package: Package, changed: dict[str, Package], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, list[ModelVersion]]:
-    """Return a store and what was registered: a package, another threshold, other predictions, the first again."""
+    """Return a store and the versions of a package, another threshold, other predictions, and the first again."""
     with working_in(tmp_path_factory.mktemp("registered")) as store:
         versions = [register(p) for p in (package, changed["operating_point"], changed["predictions"], package)]
         return store, versions
@@ -163,7 +164,7 @@ def store(registered: tuple[Path, list[ModelVersion]], tmp_path: Path) -> Iterat
 
 @pytest.fixture
 def stored(tmp_path: Path) -> Iterator[Path]:
-    """Return the files of version 1 as they lie in the store, to change."""
+    """Return the files of version 1 in the store, to change; they are restored afterwards."""
     folder = download_version(get_version("1"))
     shutil.copytree(folder, tmp_path / "before")
     yield folder
@@ -175,7 +176,7 @@ def stored(tmp_path: Path) -> Iterator[Path]:
 def elsewhere(
     registered: tuple[Path, list[ModelVersion]], images: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Any]:
-    """Return what version 1 does in an empty folder, in a process that has neither the repository nor pickle."""
+    """Return what version 1 does in an empty folder, in a process that has neither the repository nor pickles."""
     folder, empty = tmp_path_factory.mktemp("images"), tmp_path_factory.mktemp("empty")
     for name, content in images.items():
         (folder / name).write_bytes(content)
@@ -186,12 +187,12 @@ def elsewhere(
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_a_package_that_is_registered_again_keeps_its_version(registered: tuple[Path, list[ModelVersion]]):
+def test_registering_a_package_again_keeps_its_version(registered: tuple[Path, list[ModelVersion]]):
     first, *_, again = registered[1]
     assert (first.version, again.version) == (1, 1)
 
 
-def test_another_threshold_or_other_predictions_make_another_version(
+def test_another_threshold_or_other_predictions_make_a_new_version(
     registered: tuple[Path, list[ModelVersion]], changed: dict[str, Package]
 ):
     assert [version.version for version in registered[1][1:3]] == [2, 3]
@@ -203,24 +204,24 @@ def test_another_threshold_or_other_predictions_make_another_version(
     "name, another",
     [("model", True), ("operating_point", True), ("novelty", True), ("predictions", True), ("model_card", False)],
 )
-def test_a_package_is_known_by_all_but_its_card(
+def test_a_package_is_identified_by_all_its_files_but_the_card(
     package: Package, changed: dict[str, Package], name: str, another: bool
 ):
     assert (changed[name].sha256 != package.sha256) == another
 
 
-def test_what_was_registered_last_is_the_challenger():
+def test_the_challenger_is_what_was_registered_last():
     assert get_version("challenger").version == 1
 
 
-def test_a_version_carries_its_notice_and_tags_and_is_found_by_its_content(package: Package):
+def test_a_version_has_its_notice_and_tags_and_is_found_by_its_content(package: Package):
     version = find_version(package.sha256)
     assert version and (version.version, version.description) == (1, NOTICE)
     assert version.tags.items() >= (TAGS | {"model_sha256": sha256_file(package.model)}).items()
     assert find_version("0" * 64) is None
 
 
-def test_registering_does_not_change_the_tags_it_was_given():
+def test_registering_leaves_the_tags_it_is_given_alone():
     assert TAGS == {"recipe": "default", "test_roc_auc": "0.9", "synthetic": "True"}
 
 
@@ -230,22 +231,61 @@ def test_the_run_that_made_a_model_stays_finished():
     assert mlflow.get_run(run_id).info.status == "FINISHED"
 
 
-def test_a_version_takes_files_and_says_so_in_its_signature_and_example():
+def test_the_signature_of_a_version_and_its_example_take_files():
     info = mlflow.models.get_model_info(f"models:/{MODEL_NAME}/{get_version('1').version}")
     assert info.signature
     assert info.signature.inputs.to_dict() == [{"type": "any", "name": "image", "required": True}]
-    assert [(said["name"], said["type"]) for said in info.signature.outputs.to_dict()] == [
+    assert [(column["name"], column["type"]) for column in info.signature.outputs.to_dict()] == [
         ("probability", "double"), ("decision", "string"), ("novel", "boolean"),
     ]  # fmt: skip
     assert info.saved_input_example_info
 
 
-def test_a_version_holds_its_package_and_the_code(package: Package):
+def test_a_version_holds_the_files_of_its_package_and_no_other(package: Package):
+    stored = {path.name: path.read_bytes() for path in (download_version(get_version("1")) / "artifacts").iterdir()}
+    assert stored == {path.name: path.read_bytes() for path in package}
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_a_version_ships_the_code_that_scores_and_nothing_else():
     folder = download_version(get_version("1"))
-    for path in package:
-        assert (folder / "artifacts" / path.name).read_bytes() == path.read_bytes()
-    for name in ("pyfunc_model.py", "images.py", "predictor.py"):
-        assert (folder / "code" / "pneumonia" / name).is_file()
+    scoring = [ROOT / "pneumonia/__init__.py"]
+    for part in ("core", "images", "models", "inference"):
+        scoring += (ROOT / "pneumonia" / part).glob("*.py")
+    shipped = {path for path in (folder / "code").rglob("*") if path.is_file() and path.suffix != ".pyc"}
+    assert {path.relative_to(folder / "code") for path in shipped} == {path.relative_to(ROOT) for path in scoring}
+    assert (folder / "mlflow_model.py").read_bytes() == (ROOT / "pneumonia/registry/mlflow_model.py").read_bytes()
+
+
+@pytest.fixture
+def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a copy of the code that versions are made of, to edit."""
+    copy = tmp_path / "pneumonia"
+    shutil.copytree(ROOT / "pneumonia", copy, ignore=shutil.ignore_patterns("__pycache__", ".partial*"))
+    monkeypatch.setattr(package_module, "SOURCE", copy)
+    return copy
+
+
+@pytest.mark.parametrize(
+    "path, another",
+    [("images/decode.py", True), ("inference/scores.py", True), ("models/classifier.py", True),
+     ("core/runtime.py", True), ("__init__.py", True), ("registry/mlflow_model.py", True),
+     ("serving/app.py", False), ("cli/predict.py", False), ("tracking/runs.py", False), ("training/fit.py", False),
+     ("evaluation/metrics.py", False), ("registry/gate.py", False), ("reporting/report.py", False)],
+)  # fmt: skip
+def test_an_edit_makes_a_new_version_if_and_only_if_the_code_is_shipped(
+    package: Package, source: Path, path: str, another: bool
+):
+    before = package.sha256
+    with (source / path).open("a") as file:
+        file.write("# an edit that changes no prediction\n")
+    assert (package.sha256 != before) == another
+
+
+def test_code_under_another_name_makes_a_new_version(package: Package, source: Path):
+    before = package.sha256
+    (source / "images/refusal.py").rename(source / "images/refused.py")
+    assert package.sha256 != before
 
 
 def test_a_version_holds_no_pickle():
@@ -255,7 +295,7 @@ def test_a_version_holds_no_pickle():
 
 def test_a_version_requires_what_its_code_imports_and_nothing_else(elsewhere: dict[str, Any]):
     folder, names = download_version(get_version("1")), set[str]()
-    for module in [folder / "pyfunc_model.py", *elsewhere["modules"]]:
+    for module in [folder / "mlflow_model.py", *elsewhere["modules"]]:
         for node in ast.walk(ast.parse(Path(module).read_text())):
             names |= {alias.name for alias in node.names} if isinstance(node, ast.Import) else set()
             names |= {node.module or ""} if isinstance(node, ast.ImportFrom) else set()
@@ -264,14 +304,14 @@ def test_a_version_requires_what_its_code_imports_and_nothing_else(elsewhere: di
     assert {line.partition("==")[0] for line in lines} == {DISTRIBUTIONS.get(name, name) for name in needed}
 
 
-def test_a_version_says_elsewhere_what_the_pipeline_says_at_its_operating_point(
+def test_a_version_predicts_elsewhere_what_the_pipeline_predicts_at_its_operating_point(
     elsewhere: dict[str, Any], package: Package, pixels: np.ndarray
 ):
     model, point = load_model(package.model), OperatingPoint.read(package.operating_point)
     expected = point.calibrate(score_images(model, pixels, flip=point.flip))
     assert elsewhere["columns"] == ["probability", "decision", "novel"]
     np.testing.assert_allclose(elsewhere["probability"], expected, rtol=0, atol=1e-6)
-    for part in ({"flip": False}, {"temperature": 1.0}):  # else neither would have been tested
+    for part in ({"flip": False}, {"temperature": 1.0}):  # else the test would not cover them
         changed = point.model_copy(update=part)
         without = changed.calibrate(score_images(model, pixels, flip=changed.flip))
         assert np.abs(without - expected).max() > 1e-3
@@ -279,9 +319,9 @@ def test_a_version_says_elsewhere_what_the_pipeline_says_at_its_operating_point(
 
 def test_a_version_decides_at_its_own_threshold(elsewhere: dict[str, Any], package: Package):
     threshold = OperatingPoint.read(package.operating_point).threshold
-    called = ["PNEUMONIA" if said >= threshold else "NORMAL" for said in elsewhere["probability"]]
-    assert elsewhere["decision"] == called
-    assert set(called) == {"NORMAL", "PNEUMONIA"}
+    decisions = ["PNEUMONIA" if found >= threshold else "NORMAL" for found in elsewhere["probability"]]
+    assert elsewhere["decision"] == decisions
+    assert set(decisions) == {"NORMAL", "PNEUMONIA"}
 
 
 def test_a_version_runs_its_own_code_and_leaves_nothing_behind(elsewhere: dict[str, Any]):
@@ -290,7 +330,7 @@ def test_a_version_runs_its_own_code_and_leaves_nothing_behind(elsewhere: dict[s
     assert elsewhere["left behind"] == []
 
 
-def test_a_file_that_is_no_image_is_named_with_the_reason(elsewhere: dict[str, Any]):
+def test_an_error_names_the_file_that_is_not_an_image_and_the_reason(elsewhere: dict[str, Any]):
     assert elsewhere["no image"] == "ImageRefusedError: image 2: not a JPEG, PNG or DICOM file"
     assert elsewhere["cut off"].startswith("ImageRefusedError: image 1: damaged or truncated")
 
@@ -299,18 +339,18 @@ def test_a_table_without_images_is_refused(elsewhere: dict[str, Any]):
     assert "missing inputs ['image']" in elsewhere["other column"]
 
 
-def test_predictions_come_back_as_they_were_stored():
-    pd.testing.assert_frame_equal(read_predictions(get_version("1")), SAID)
+def test_predictions_are_read_as_they_were_stored():
+    pd.testing.assert_frame_equal(read_predictions(get_version("1")), PREDICTIONS)
 
 
-def test_predictions_that_are_gone_are_an_error_in_three_parts(stored: Path):
+def test_missing_predictions_are_an_error_in_three_parts(stored: Path):
     (stored / "artifacts/predictions.csv").unlink()
     with pytest.raises(InputError, match=r"(?s)Version 1 .* no predictions.*Expected: .*Remedy: .*registry verify 1"):
         read_predictions(get_version("1"))
 
 
 @pytest.mark.usefixtures("elsewhere")
-def test_a_version_is_well_after_registration_and_after_it_was_loaded():
+def test_a_version_is_unchanged_after_registration_and_after_loading():
     assert [find_changes(version) for version in list_versions()] == [[], [], []]
 
 
@@ -318,7 +358,7 @@ def test_a_version_is_well_after_registration_and_after_it_was_loaded():
     "path, named",
     [("artifacts/finetuned.keras", None), ("artifacts/operating_point.json", None), ("artifacts/novelty.npz", None),
      ("MLmodel", None),
-     ("pyfunc_model.py", None), ("requirements.txt", None), ("code/pneumonia/predict.py", "code")],
+     ("mlflow_model.py", None), ("requirements.txt", None), ("code/pneumonia/inference/scores.py", "code")],
 )  # fmt: skip
 def test_a_flipped_byte_is_found_and_named(stored: Path, path: str, named: str | None):
     content = bytearray((stored / path).read_bytes())
@@ -336,19 +376,19 @@ def test_a_file_that_was_added_is_found_and_named(stored: Path, path: str, named
 
 
 @pytest.mark.parametrize(
-    "path, named", [("artifacts/model_card.md", "artifacts/model_card.md"), ("code/pneumonia/tiny.py", "code")]
+    "path, named", [("artifacts/model_card.md", "artifacts/model_card.md"), ("code/pneumonia/models/tiny.py", "code")]
 )
 def test_a_file_that_was_removed_is_found_and_named(stored: Path, path: str, named: str):
     (stored / path).unlink()
     assert find_changes(get_version("1")) == [named]
 
 
-def test_a_file_of_the_code_under_another_name_is_found(stored: Path):
-    (stored / "code/pneumonia/tiny.py").rename(stored / "code/pneumonia/tiny2.py")
+def test_a_renamed_file_of_the_code_is_found(stored: Path):
+    (stored / "code/pneumonia/models/tiny.py").rename(stored / "code/pneumonia/models/tiny2.py")
     assert find_changes(get_version("1")) == ["code"]
 
 
-def test_all_that_changed_is_named(stored: Path):
+def test_every_changed_file_is_named(stored: Path):
     for path in ("artifacts/predictions.csv", "artifacts/model_card.md"):
         (stored / path).write_text("")
     assert find_changes(get_version("1")) == ["artifacts/model_card.md", "artifacts/predictions.csv"]
@@ -366,7 +406,7 @@ def test_a_version_is_found_by_its_number_and_by_its_alias():
 
 
 @pytest.mark.parametrize("number", ["9", "0", "-1", "1.5", "latest", "champion", ""])
-def test_a_version_that_is_not_there_is_an_error_that_lists_those_that_are(number: str):
+def test_a_version_that_does_not_exist_is_an_error_that_lists_those_that_do(number: str):
     with pytest.raises(InputError, match=rf"(?s)no version '{number}'.*one of \[1, 2, 3\].*registry list"):
         get_version(number)
 
@@ -380,7 +420,7 @@ def test_versions_are_listed_the_latest_first():
     assert [version.version for version in list_versions()] == [3, 2, 1]
 
 
-def test_both_aliases_are_described_in_a_line_each():
+def test_each_alias_is_described_in_a_line():
     promote("3", None, "", {}, "Ada")
     assert describe_versions() == [
         "champion: version 3, test ROC AUC 0.9, recipe default",
