@@ -11,7 +11,7 @@ export GX_ANALYTICS_ENABLED := false
 export MLFLOW_DISABLE_TELEMETRY := true
 PORT ?= 5000
 
-.PHONY: help setup setup-backbones setup-remotes setup-dicom setup-dev packages repro retrain pull push test lint format compare benchmark ui serve server lock clean-cache
+.PHONY: help setup setup-backbones setup-remotes setup-dicom setup-server setup-dev packages repro retrain pull push test lint format compare benchmark ui serve lock clean-cache
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -21,6 +21,8 @@ setup: .venv/requirements.txt  ## create .venv and install what is pinned in req
 setup-backbones: .venv/requirements-backbones.txt  ## add weights of efficientnet_lite1 and 2, and KerasHub for resnet34's
 
 setup-remotes: .venv/requirements-remotes.txt  ## add what DVC needs for remotes on S3, Google Cloud, Azure and SSH
+
+setup-server: .venv/requirements-server.txt  ## add PostgreSQL's driver, for a tracking server: docs/server.md
 
 setup-dicom: .venv/requirements-serve.txt  ## add decoders of compressed DICOM, and what `make serve` needs
 
@@ -77,9 +79,6 @@ ui: setup  ## open the MLflow UI on this project's runs
 
 serve: .venv/requirements-serve.txt  ## answer at http://127.0.0.1:8000: page, API and its documentation; MODEL=champion, PORT=8000
 	@python -m pneumonia serve $${MODEL:+--model "$$MODEL"} $${PORT:+--port "$$PORT"}
-
-server: .venv/requirements-server.txt  ## run a tracking server on PostgreSQL; export MLFLOW_TRACKING_URI=http://127.0.0.1:5000 sends runs there
-	@python -m pneumonia server --port $(PORT)
 
 COMPILE := uv pip compile pyproject.toml -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header
 lock:  ## pin what pyproject.toml names, with hashes; needs uv. All of it at once, then parts of that

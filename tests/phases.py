@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from projects import ROOT
 
 from pneumonia.core.dataset import Dataset, Split
 from pneumonia.core.params_file import load_params
 from pneumonia.core.tables import write_table
-from pneumonia.training.range_test import DTYPES, draw_range_test, find_suggestion, suggest
 
 PARAMS = load_params(ROOT / "params.yaml")
 
@@ -22,19 +22,17 @@ def make_split(images: int, views: int = 1) -> Split:
 DATASET = Dataset(make_split(6, views=2), make_split(3), make_split(2), {0: 1.0, 1: 1.0})
 
 
-def make_range_test() -> pd.DataFrame:
-    """Return a range test from 1e-7 on whose loss falls."""
-    losses = [1.0] * 11 + [0.8, 0.4, 0.2, 0.9] + [1.0] * 5
-    rates = 10.0 ** np.linspace(-7, 1, len(losses))
-    curve = pd.DataFrame(dict(zip(DTYPES, (np.log10(rates).round(4), rates, losses, losses), strict=False)))
-    return suggest(curve)
+# Columns as in training.range_test, which is not imported as it needs TensorFlow.
+RATES = np.geomspace(1e-7, 10, 20)
+LOSSES = 1 + 0.1 * np.abs(np.arange(20) - 12.0)
+RANGE_TEST = pd.DataFrame({
+    "log10_learning_rate": np.log10(RATES).round(4), "learning_rate": RATES, "loss": LOSSES, "smoothed": LOSSES,
+    "suggestion": ["steepest valley" if step == 11 else "" for step in range(20)],
+})  # fmt: skip
+FOUND = float(RATES[11])  # learning rate
+FIGURE = Figure()
 
 
-def write_range_test(path: Path, falling: bool = False) -> None:
+def write_range_test(path: Path, table: pd.DataFrame | None = None) -> None:
     """Write a range test, or the header that stands for none."""
-    write_table(make_range_test() if falling else pd.DataFrame(columns=list(DTYPES)), path)
-
-
-RANGE_TEST = make_range_test()
-FOUND = find_suggestion(RANGE_TEST, "valley")  # learning rate
-FIGURE = draw_range_test(RANGE_TEST, "no clinical meaning")
+    write_table(RANGE_TEST.head(0) if table is None else table, path)

@@ -1,4 +1,4 @@
-"""A tracking server that is not there, or dies, stops no training; what it misses is sent once, later."""
+"""A tracking server that is away or dies stops no training; what it misses is sent later, once."""
 
 import json
 import os
@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 import requests
 from mlflow.entities import Metric, Run
-from phases import DATASET, PARAMS, write_range_test
+from phases import DATASET, FIGURE, FOUND, PARAMS, RANGE_TEST
 from projects import ROOT
 from sqlalchemy.exc import DatabaseError
 
@@ -26,22 +26,13 @@ from benchmarks.servers import find_port
 from pneumonia.core.dataset import write_dataset
 from pneumonia.core.errors import InputError
 from pneumonia.core.files import sha256_file
+from pneumonia.core.tables import write_table
 from pneumonia.tracking.connection import PATIENCE, UnreachableError, connect
-from pneumonia.tracking.runs import (
-    ensure_run,
-    find_run,
-    link_initial_run,
-    log_best,
-    log_epoch,
-    log_range_test,
-    phase_run,
-    send_spooled,
-    tag_model,
-)
-from pneumonia.tracking.spool import find_spool, find_waiting
+from pneumonia.tracking.phase_run import ensure_run, phase_run
+from pneumonia.tracking.runs import find_run
+from pneumonia.tracking.spool import find_spool, find_waiting, send_spooled
 
-DATA, MODEL, STATE, HISTORY = Path("dataset.pkl"), Path("model.keras"), Path("state"), Path("history.csv")
-RANGE = Path("train_range.csv")
+DATA, MODEL, STATE = Path("dataset.pkl"), Path("model.keras"), Path("state")
 SAMPLE = "system/cpu_utilization_percentage"
 
 
@@ -151,8 +142,6 @@ def project(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(tmp_path)
     write_dataset(DATASET, DATA)
     MODEL.write_bytes(os.urandom(8))
-    HISTORY.write_text("epoch,loss,val_loss,learning_rate\n1,0.7,0.8,0.01\n2,0.5,0.6,0.005\n")
-    write_range_test(RANGE, [1.0] * 10 + [1.0, 0.8, 0.4, 0.2, 0.9])
     mlflow.set_tracking_uri(None)  # pyright: ignore[reportArgumentType]
     yield tmp_path
     mlflow.set_tracking_uri(None)  # pyright: ignore[reportArgumentType]
@@ -166,16 +155,21 @@ def nowhere() -> str:
 def train(
     phase: str = "train", state: Path = STATE, before_epoch: Callable[[int], None] = lambda epoch: None, epochs: int = 3
 ) -> None:
-    """Tell all that a phase tells, and forget its state as a finished phase does."""
-    with phase_run(phase, PARAMS, DATASET, DATA, state):
-        log_range_test(RANGE, "no clinical meaning")
+    """Tell all that a phase tells, and remove its state as a finished phase does."""
+    with phase_run(phase, PARAMS, DATASET, DATA, state) as run:
+        run.log_range_test(RANGE_TEST, FOUND, FIGURE)
         for epoch in range(epochs):
             before_epoch(epoch)
             rates = pd.DataFrame({"learning_rate": [0.1, 0.2]}, [2 * epoch + 1, 2 * epoch + 2])
-            log_epoch(epoch, {"loss": 1.0 - epoch / 10, "val_loss": float("nan")}, rates)
-        log_best({"val_loss": 0.8})
-        tag_model(MODEL)
+            run.log_epoch(epoch, {"loss": 1.0 - epoch / 10, "val_loss": float("nan")}, rates)
+        run.log_best({"val_loss": 0.8})
+        run.tag_model(MODEL)
     shutil.rmtree(state)
+
+
+def restore() -> Run:
+    """Record a phase whose outputs DVC restored."""
+    return ensure_run("train", PARAMS, DATA, MODEL, lambda run, images: run.log_best({"val_loss": 0.8}))
 
 
 def find_runs() -> list[Run]:
@@ -203,16 +197,18 @@ def check_complete(began: int, ended: int, epochs: int = 3) -> Run:
     assert [point.step for point in points(run, "learning_rate")] == list(range(1, 2 * epochs + 1))
     assert len(points(run, "val_loss")) == epochs
     assert all(began <= point.timestamp <= ended for point in loss)
-    assert [len(points(run, name)) for name in ("best_val_loss", "found_learning_rate", "duration_seconds")] == [
-        1,
-        1,
-        1,
-    ]
+    assert [len(points(run, name)) for name in ("best_val_loss", "found_learning_rate", "duration_seconds")] == [1] * 3
     artifacts = mlflow.MlflowClient().list_artifacts(run.info.run_id, "range_test")
-    assert [artifact.path for artifact in artifacts] == ["range_test/range_test.png", "range_test/train_range.csv"]
-    stored = mlflow.artifacts.download_artifacts(f"runs:/{run.info.run_id}/range_test/train_range.csv")
-    assert Path(stored).read_bytes() == RANGE.read_bytes()
+    assert [artifact.path for artifact in artifacts] == ["range_test/range_test.csv", "range_test/range_test.png"]
+    stored = mlflow.artifacts.download_artifacts(f"runs:/{run.info.run_id}/range_test/range_test.csv")
+    assert Path(stored).read_bytes() == write_expected()
     return run
+
+
+def write_expected() -> bytes:
+    """Return the table of the range test as a file holds it."""
+    write_table(RANGE_TEST, Path("expected.csv"))
+    return Path("expected.csv").read_bytes()
 
 
 def now() -> int:
@@ -221,8 +217,8 @@ def now() -> int:
 
 def send(*before: str, check: bool = True) -> subprocess.Popen[str]:
     """Start a process that sends what waits, after lines of Python of its own."""
-    code = ["from pneumonia import connection, tracking", f"connection.EXPERIMENT = {str(Path.cwd())!r}", *before]
-    code += ["print('sent', tracking.send_spooled())"]
+    code = ["from pneumonia.tracking import connection, spool", f"connection.EXPERIMENT = {str(Path.cwd())!r}", *before]
+    code += ["print('sent', spool.send_spooled())"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.Popen([sys.executable, "-c", "\n".join(code)], env=environment, stdout=-1, stderr=-1, text=True)
 
@@ -233,14 +229,14 @@ def read_sent(process: subprocess.Popen[str]) -> int:
     return int(out.split("sent ")[-1])
 
 
-def test_while_the_server_answers_nothing_is_kept():
+def test_while_the_server_answers_no_journal_is_written():
     began = now()
     train()
     check_complete(began, now())
     assert not find_spool().exists()
 
 
-def test_a_server_that_is_killed_in_an_epoch_loses_nothing(server: Server, capsys: pytest.CaptureFixture[str]):
+def test_a_server_killed_during_an_epoch_loses_nothing(server: Server, capsys: pytest.CaptureFixture[str]):
     def kill_in_second(epoch: int) -> None:
         deadline = time.monotonic() + 60
         while epoch == 0 and not points(find_runs()[0], SAMPLE) and time.monotonic() < deadline:
@@ -264,7 +260,7 @@ def test_a_server_that_is_killed_in_an_epoch_loses_nothing(server: Server, capsy
     assert find_waiting() == []
 
 
-def test_a_server_that_is_not_there_from_the_beginning_gets_all_when_it_is(
+def test_a_server_away_from_the_beginning_gets_everything_later(
     server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", nowhere())
@@ -277,19 +273,19 @@ def test_a_server_that_is_not_there_from_the_beginning_gets_all_when_it_is(
     check_complete(began, ended)
 
 
-def test_the_next_phase_sends_what_the_one_before_could_not(server: Server, monkeypatch: pytest.MonkeyPatch):
+def test_the_next_phase_sends_the_journal_of_the_one_before(server: Server, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", nowhere())
     train()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     with phase_run("finetune", PARAMS, DATASET, DATA, STATE) as run:
-        link_initial_run(run, MODEL)
+        run.link_initial_run(MODEL)
     finetune, initial = find_runs()
     assert (finetune.data.tags["phase"], initial.info.status) == ("finetune", "FINISHED")
     assert finetune.data.tags["initial_run_id"] == initial.info.run_id
     assert find_waiting() == []
 
 
-def test_several_phases_are_sent_in_their_order(server: Server, monkeypatch: pytest.MonkeyPatch):
+def test_phases_are_sent_in_the_order_they_ran(server: Server, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", nowhere())
     for phase in ("train", "finetune", "train"):
         train(phase)
@@ -313,7 +309,7 @@ def test_sending_twice_is_sending_once(gate: Gate):
 
 
 @pytest.mark.parametrize("first", [0, 1, 2, 5, 9])
-def test_whatever_request_is_answered_with_503_first_the_run_is_sent_whole(gate: Gate, first: int):
+def test_a_run_is_sent_whole_whichever_request_is_the_first_to_fail(gate: Gate, first: int):
     began = now()
     gate.rule = lambda number, method, path: 503 if number >= first else None
     train()
@@ -324,7 +320,7 @@ def test_whatever_request_is_answered_with_503_first_the_run_is_sent_whole(gate:
 
 
 @pytest.mark.parametrize("lost", ["experiments/create", "runs/create", "log-batch", "log-inputs", "runs/update"])
-def test_a_request_whose_answer_is_lost_is_not_done_twice(gate: Gate, lost: str):
+def test_a_request_whose_answer_is_lost_takes_effect_once(gate: Gate, lost: str):
     began = now()
     gate.rule = lambda number, method, path: "lost" if lost in path else None
     train()
@@ -335,7 +331,7 @@ def test_a_request_whose_answer_is_lost_is_not_done_twice(gate: Gate, lost: str)
     check_complete(began, ended)
 
 
-def test_two_processes_that_send_at_once_make_one_run(server: Server, monkeypatch: pytest.MonkeyPatch):
+def test_two_processes_that_send_at_once_create_one_run(server: Server, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", nowhere())
     began = now()
     train()
@@ -348,41 +344,48 @@ def test_two_processes_that_send_at_once_make_one_run(server: Server, monkeypatc
     check_complete(began, ended)
 
 
-@pytest.mark.parametrize("last", ["runs/create", "log-inputs", "artifacts", "runs/update"])
-def test_sending_that_was_killed_is_completed_by_the_next(gate: Gate, monkeypatch: pytest.MonkeyPatch, last: str):
+@pytest.mark.parametrize(
+    "last, killed", [("runs/create", True), ("artifacts", True), ("log-inputs", False), ("runs/update", False)]
+)
+def test_sending_that_broke_off_is_completed_by_the_next(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch, last: str, killed: bool
+):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", nowhere())
     began = now()
     train()
     ended = now()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", gate.uri)
-    sender: list[subprocess.Popen[str]] = []
-
     gate.rule = lambda number, method, path: "lost" if last in path else None
-    gate.lost = lambda: sender[0].kill()
-    sender.append(send())
-    sender[0].communicate(timeout=120)
-    assert sender[0].returncode == -signal.SIGKILL
+    if killed:
+        sender: list[subprocess.Popen[str]] = []
+        gate.lost = lambda: sender[0].kill()
+        sender.append(send())
+        sender[0].communicate(timeout=120)
+        assert sender[0].returncode == -signal.SIGKILL
+    else:
+        with pytest.raises(UnreachableError):
+            send_spooled()
     assert len(find_waiting()) == 1
     gate.rule = lambda number, method, path: None
     assert send_spooled() == 1
     check_complete(began, ended)
 
 
-def test_a_server_that_dies_while_it_is_sent_to_gets_the_rest_later(gate: Gate, monkeypatch: pytest.MonkeyPatch):
+def test_a_server_that_dies_while_receiving_gets_the_rest_later(gate: Gate, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", nowhere())
     began = now()
     train()
     ended = now()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", gate.uri)
     gate.rule = lambda number, method, path: 503 if number > 5 else None
-    with pytest.raises(UnreachableError, match=find_waiting()[0].name):
+    with pytest.raises(UnreachableError, match=f"while sending .*{find_waiting()[0].name}"):
         send_spooled()
     gate.rule = lambda number, method, path: None
     assert send_spooled() == 1
     check_complete(began, ended)
 
 
-def test_a_phase_that_failed_without_its_server_goes_on_in_the_same_run(
+def test_a_phase_that_failed_without_its_server_resumes_in_the_same_run(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ):
     def fail(epoch: int) -> None:
@@ -394,17 +397,21 @@ def test_a_phase_that_failed_without_its_server_goes_on_in_the_same_run(
         train(before_epoch=fail)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     with phase_run("train", PARAMS, DATASET, DATA, STATE) as run:
-        log_epoch(2, {"loss": 0.8}, pd.DataFrame())
-    assert [point.step for point in points(run, "loss")] == [1, 2, 3]
+        run.log_epoch(2, {"loss": 0.8}, pd.DataFrame())
+    assert [point.step for point in points(run.run, "loss")] == [1, 2, 3]
     (found,) = find_runs()
-    assert (found.info.run_id, found.info.status, found.data.params["images.val"]) == (run.info.run_id, "FINISHED", "3")
+    assert (found.info.run_id, found.info.status, found.data.params["images.val"]) == (
+        run.run.info.run_id,
+        "FINISHED",
+        "3",
+    )
 
 
 @pytest.mark.parametrize("reached", [True, False], ids=["server back", "server still away"])
-def test_a_phase_that_was_killed_without_its_server_goes_on_in_the_same_run(
+def test_a_phase_that_was_killed_without_its_server_resumes_in_the_same_run(
     server: Server, monkeypatch: pytest.MonkeyPatch, reached: bool
 ):
-    code = f"import sys; sys.path[:0] = {[str(ROOT), str(ROOT / 'tests')]}\n"
+    code = f"import sys; sys.path[:0] = {[str(ROOT), str(ROOT / 'tests'), str(Path(__file__).parent)]}\n"
     code += "from test_spool import *\n"
     code += "train(before_epoch=lambda epoch: os.kill(os.getpid(), signal.SIGKILL) if epoch == 1 else None)"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", nowhere())
@@ -413,8 +420,8 @@ def test_a_phase_that_was_killed_without_its_server_goes_on_in_the_same_run(
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     if reached:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
-    with phase_run("train", PARAMS, DATASET, DATA, STATE):
-        log_epoch(1, {"loss": 0.9}, pd.DataFrame())
+    with phase_run("train", PARAMS, DATASET, DATA, STATE) as phase:
+        phase.log_epoch(1, {"loss": 0.9}, pd.DataFrame())
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     assert send_spooled() == (0 if reached else 2)
     (run,) = find_runs()
@@ -423,7 +430,7 @@ def test_a_phase_that_was_killed_without_its_server_goes_on_in_the_same_run(
     assert run.data.params["images.val"] == "3"
 
 
-def test_the_line_that_a_full_disk_cut_is_left_out(server: Server, monkeypatch: pytest.MonkeyPatch):
+def test_a_line_truncated_by_a_full_disk_is_ignored(server: Server, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", nowhere())
     train()
     (journal,) = find_waiting()
@@ -435,7 +442,7 @@ def test_the_line_that_a_full_disk_cut_is_left_out(server: Server, monkeypatch: 
     assert (run.info.status, len(points(run, "duration_seconds"))) == ("RUNNING", 1)
 
 
-def test_what_a_server_has_the_beginning_of_goes_to_no_other(
+def test_a_run_begun_on_one_server_is_sent_to_no_other(
     gate: Gate, server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     began = now()
@@ -445,60 +452,60 @@ def test_what_a_server_has_the_beginning_of_goes_to_no_other(
     gate.rule = lambda number, method, path: None
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)  # by another address it counts as another server
     assert send_spooled() == 0
-    assert f"{gate.uri} has the beginning" in capsys.readouterr().out
+    assert f"the beginning of its run is on {gate.uri}" in capsys.readouterr().out
     monkeypatch.setenv("MLFLOW_TRACKING_URI", gate.uri)
     assert send_spooled() == 1
     check_complete(began, ended)
 
 
 @pytest.mark.parametrize("status", [400, 401, 403])
-def test_a_server_that_refuses_is_an_error_and_not_waited_for(gate: Gate, status: int):
+def test_a_refusal_is_an_error_and_writes_no_journal(gate: Gate, status: int):
     gate.rule = lambda number, method, path: status
-    with pytest.raises(InputError, match=rf"refuses .* HTTP {status}(.|\n)*Expected: (.|\n)*Remedy: ") as caught:
+    with pytest.raises(InputError, match=rf"refused .* HTTP {status} (.|\n)*Expected: (.|\n)*Remedy: ") as caught:
         train()
     assert not isinstance(caught.value, UnreachableError)
     assert find_waiting() == []
 
 
-def test_what_waits_and_is_refused_is_named_and_stays(gate: Gate, monkeypatch: pytest.MonkeyPatch):
+def test_a_journal_that_is_refused_is_named_and_kept(gate: Gate, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", nowhere())
     train()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", gate.uri)
     gate.rule = lambda number, method, path: 403 if "runs/create" in path else None
     (journal,) = find_waiting()
-    with pytest.raises(InputError, match=rf"HTTP 403, sending .*{journal.name}(.|\n)*deleting its folder"):
+    with pytest.raises(InputError, match=rf"HTTP 403 while sending .*{journal.name}(.|\n)*delete its folder"):
         send_spooled()
     assert find_waiting() == [journal]
 
 
-def test_an_address_that_is_none_is_an_error(monkeypatch: pytest.MonkeyPatch):
+def test_a_malformed_address_is_an_error(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:port")
     with pytest.raises(InputError, match="MLFLOW_TRACKING_URI"):
         train()
 
 
 @pytest.mark.parametrize("call", [connect, lambda: find_run("train", MODEL)], ids=["connect", "find_run"])
-def test_outside_a_phase_a_server_that_is_not_there_is_an_error(
-    monkeypatch: pytest.MonkeyPatch, call: Callable[[], object]
-):
+def test_outside_a_phase_an_unreachable_server_is_an_error(monkeypatch: pytest.MonkeyPatch, call: Callable[[], object]):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri := nowhere())
-    with pytest.raises(InputError, match=rf"{uri} cannot be reached: .*refused(.|\n)*Expected: (.|\n)*Remedy: "):
+    with pytest.raises(
+        InputError, match=rf"{uri} cannot be reached while looking .*: .*refused(.|\n)*Expected: (.|\n)*Remedy: "
+    ):
         call()
 
 
-def test_a_phase_that_waits_to_be_sent_is_not_recorded_again(server: Server, monkeypatch: pytest.MonkeyPatch):
+def test_a_phase_with_a_waiting_journal_is_not_recorded_again(server: Server, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", nowhere())
     train()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
-    run = ensure_run("train", PARAMS, DATA, MODEL, HISTORY, RANGE)
+    run = restore()
     (found,) = find_runs()
     assert found.info.run_id == run.info.run_id and "restored" not in found.data.tags
 
 
-def test_a_restored_phase_is_not_kept_for_later_but_an_error(gate: Gate):
+def test_an_unreachable_server_is_an_error_for_a_restored_phase(gate: Gate):
     gate.rule = lambda number, method, path: 503 if "log-inputs" in path else None
     with pytest.raises(UnreachableError):
-        ensure_run("train", PARAMS, DATA, MODEL, HISTORY, RANGE)
+        restore()
     assert not find_spool().exists()
 
 
@@ -513,7 +520,7 @@ def test_a_refused_connection_is_given_up_within_seconds(monkeypatch: pytest.Mon
         monkeypatch.delenv(f"MLFLOW_HTTP_REQUEST_{name}")
 
 
-def test_a_password_in_the_address_is_neither_shown_nor_kept(
+def test_a_password_in_the_address_is_neither_shown_nor_stored(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", nowhere().replace("//", "//ann:secret@"))
@@ -525,7 +532,7 @@ def test_a_password_in_the_address_is_neither_shown_nor_kept(
     assert "secret" not in str(caught.value)
 
 
-def test_a_local_store_that_is_broken_is_an_error_and_nothing_is_kept(monkeypatch: pytest.MonkeyPatch):
+def test_a_damaged_local_store_is_an_error_and_writes_no_journal(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     Path("mlruns").mkdir()
     Path("mlruns/mlflow.db").write_text("no database")
@@ -534,7 +541,7 @@ def test_a_local_store_that_is_broken_is_an_error_and_nothing_is_kept(monkeypatc
     assert not find_spool().exists()
 
 
-def test_what_waits_for_a_server_is_not_sent_to_a_local_store(monkeypatch: pytest.MonkeyPatch):
+def test_a_journal_for_a_server_is_not_sent_to_a_local_store(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", nowhere())
     train()
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
@@ -542,11 +549,11 @@ def test_what_waits_for_a_server_is_not_sent_to_a_local_store(monkeypatch: pytes
     assert len(find_waiting()) == 1
 
 
-def test_a_journal_is_lines_of_json_and_a_folder_of_artifacts(monkeypatch: pytest.MonkeyPatch):
+def test_a_journal_is_json_lines_and_a_folder_of_artifacts(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", nowhere())
     train()
     (journal,) = find_waiting()
     opening, *entries = [json.loads(line) for line in (journal / "journal.jsonl").read_text().splitlines()]
     assert (opening["server"], opening["tags"]["phase"]) == ("", "train")
     assert entries[-1]["end"][0] == "FINISHED"
-    assert (journal / "artifacts/range_test/train_range.csv").read_bytes() == RANGE.read_bytes()
+    assert (journal / "artifacts/range_test/range_test.csv").read_bytes() == write_expected()

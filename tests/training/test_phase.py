@@ -8,7 +8,7 @@ import keras
 import pandas as pd
 import pytest
 import yaml
-from phases import DATASET, PARAMS, write_range_test
+from phases import DATASET, FOUND, PARAMS, RANGE_TEST, write_range_test
 from projects import ROOT
 
 from pneumonia.core.dataset import Dataset
@@ -136,12 +136,12 @@ def test_a_listener_hears_from_files_what_the_phase_told_but_one_learning_rate_p
 ):
     monkeypatch.chdir(tmp_path)
     Path("history.csv").write_text("epoch,loss,val_loss,learning_rate\n1,0.7,0.8,0.01\n2,0.5,0.6,0.005\n")
-    write_range_test(Path("range.csv"), falling=True)
+    write_range_test(Path("range.csv"), RANGE_TEST)
     log = replay()
     assert [epoch for epoch, _, _ in log.epochs] == [0, 1]
     assert [rates for _, _, rates in log.epochs] == [{2: 0.01}, {4: 0.005}]  # six images are two batches
     assert log.best == [{"epoch": 2, "loss": 0.5, "val_loss": 0.6, "learning_rate": 0.005}]
-    assert len(log.range_tests) == 1
+    assert log.range_tests == [FOUND]
 
 
 def test_without_a_range_test_the_listener_hears_of_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
