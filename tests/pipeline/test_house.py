@@ -23,7 +23,7 @@ ALLOWED = {
     "reporting": {"core", "inference"},
     "registry": {"core", "inference", "evaluation", "tracking"},
     "serving": {"core", "sources", "images", "inference", "registry", "tracking"},
-    "experiments": {"core", "evaluation", "reporting", "registry", "tracking"},
+    "experiments": {"core", "reporting", "registry", "tracking"},
     "cli": {"core", "images", "inference", "experiments", "registry", "serving", "tracking"},
 }
 LONGEST, FULLEST = 220, 12  # lines in a file, files in a folder
