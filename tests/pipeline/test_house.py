@@ -21,10 +21,10 @@ ALLOWED = {
     "inference": {"core", "images", "models"},
     "evaluation": {"core", "models", "inference"},
     "reporting": {"core", "inference"},
-    "registry": {"core", "inference", "evaluation", "tracking"},
-    "serving": {"core", "sources", "images", "inference", "registry", "tracking"},
+    "registry": {"core", "images", "inference", "evaluation", "tracking"},
+    "serving": {"core", "sources", "images", "inference", "registry"},
     "experiments": {"core", "reporting", "registry", "tracking"},
-    "cli": {"core", "images", "inference", "experiments", "registry", "serving", "tracking"},
+    "cli": {"core", "inference", "experiments", "registry", "serving", "tracking"},
 }
 LONGEST, FULLEST = 220, 12  # lines in a file, files in a folder
 
