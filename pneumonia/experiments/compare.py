@@ -74,7 +74,7 @@ def _run(overrides: list[str], varied: list[str], register: bool) -> str:
 
 
 def describe_experiment(name: str) -> dict[str, Any]:
-    """Return what a DVC experiment consists of, its test metrics, and the seconds and parameters it trained.
+    """Return the parameters of a DVC experiment that matter in a comparison, its test metrics, training time and size.
 
     Test metrics are those of the fine-tuned model. `training_seconds` is NaN where MLflow does not know the duration.
     """
@@ -90,14 +90,14 @@ def describe_experiment(name: str) -> dict[str, Any]:
         "split": params["split"]["strategy"],
         "source": params["data"]["source"],
         **{metric: metrics[metric] for metric in METRICS},
-        "training_seconds": sum(_find_seconds(phase, files.open(path).read()) for phase, path in models.items()),
+        "training_seconds": sum(_find_seconds(phase, files.read_bytes(path)) for phase, path in models.items()),
         "parameters": trained["parameters"],
         "trainable": trained["trainable_parameters"],
     }
 
 
 @reaching()
-def _find_seconds(phase: str, model: bytes) -> float:
+def _find_seconds(phase: str, model: Any) -> float:
     # Only MLflow keeps durations: a DVC output must not hold them, and an experiment that DVC restored has none.
     made = f"tags.phase = '{phase}' and tags.model_sha256 = '{sha256_bytes(model)}' and metrics.duration_seconds > 0"
     runs = mlflow.search_runs([connect()], made, max_results=1, output_format="list")

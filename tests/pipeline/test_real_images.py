@@ -1,4 +1,4 @@
-"""The real images, where they are at hand: the seed system's split, and full-resolution originals."""
+"""The real images, where they are present: the seed system's split, and full-resolution originals."""
 
 from pathlib import Path
 from typing import Any

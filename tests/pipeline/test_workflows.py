@@ -1,5 +1,6 @@
-"""The retraining workflow, run line by line where GitHub would run it."""
+"""The retraining workflow, its shell lines run in a clone as on a runner of GitHub."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -7,23 +8,22 @@ from pathlib import Path
 
 import pytest
 import yaml
-from projects import ROOT, clean_environment, copy_project, run, set_params
+from projects import NO_GATES, ROOT, TINY, clean_environment, copy_project, run, set_params
 
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 JOB = yaml.safe_load((ROOT / ".github" / "workflows" / "retrain.yml").read_text())["jobs"]["retrain"]
-GATES = {"min_roc_auc": 0.6, "min_sensitivity": 0.1, "min_specificity": 0.0, "max_calibration_error": 1.0,
-         "margin_roc_auc": 0.05, "margin_sensitivity": 1.0, "margin_specificity": 1.0, "min_common_images": 20}  # fmt: skip
+GATES = NO_GATES | {"min_roc_auc": 0.6, "min_sensitivity": 0.1, "margin_roc_auc": 0.05, "min_common_images": 20}
 SEEING = {  # the tiny backbone sees nothing whatever its training
     "data": {"images": 300}, "model": {"backbone": "efficientnet_lite0", "weights": "imagenet", "image_size": 96},
     "train": {"epochs": 10, "learning_rate": 3e-3}, "finetune": {"epochs": 1}, "register": {"gates": GATES},
 }  # fmt: skip
-BLIND = {"train": {"learning_rate": 1e-6, "epochs": 1}, "finetune": {"learning_rate": 1e-7}}
+BLIND = {"model": TINY["model"], "train": {"learning_rate": 1e-6, "epochs": 1}, "finetune": {"learning_rate": 1e-7}}
+NOWHERE = "0" * 40  # what GitHub calls the commit before the first
 
 
-def commit(project: Path, message: str) -> str:
+def commit(project: Path, message: str) -> None:
     run("git", "add", "-A", cwd=project)
     run("git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", message, cwd=project)
-    return run("git", "rev-parse", "HEAD", cwd=project).stdout.strip()
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +49,8 @@ def clone(upstream: Path, tmp_path: Path) -> Path:
     run("git", "clone", "-q", str(upstream), str(runner), cwd=tmp_path)
     (runner / ".git" / "info" / "exclude").write_text(".venv\n")  # a link here, a folder on a runner
     (runner / ".venv").symlink_to(ROOT / ".venv")
+    for lock in runner.glob("requirements*.txt"):
+        os.utime(lock, (0, 0))  # older than what is installed, so `make setup` has nothing to do
     cache = upstream.parent / "restored"
     cache.mkdir(exist_ok=True)
     (runner / ".dvc" / "cache").symlink_to(cache)
@@ -56,10 +58,10 @@ def clone(upstream: Path, tmp_path: Path) -> Path:
 
 
 def run_job(clone: Path, event: str, base: str = "origin/main", **inputs: str) -> tuple[int, str, str]:
-    """Run the job's own lines as the runner does; an expression that is not listed here fails the test.
+    """Run the job's own shell lines as a runner does; an expression that is not listed here fails the test.
 
     Returns:
-        The exit status of the first step that failed, or 0; what all steps printed; the job's summary.
+        Exit status of the first step that failed, or 0; output of all steps; the job's summary.
     """
     on_main = "github.ref == 'refs/heads/main' && (github.event_name != 'workflow_dispatch' || inputs.promote)"
     before = "github.event_name == 'push' && github.event.before || format('origin/{0}', github.base_ref || 'main')"
@@ -102,7 +104,7 @@ def test_a_pull_request_that_makes_the_model_worse_ends_red_with_the_reason(clon
     assert status, printed
     assert "This model is refused: " in printed and "Traceback" not in printed
     assert summary.startswith("# Retraining: refused")
-    assert "roc_auc minus main's, lower bound, at least | -" in summary
+    assert re.search(r"\*\*no\*\*", summary)
     assert read_gain(summary, "roc_auc") < 0
 
 
@@ -112,6 +114,7 @@ def test_a_pull_request_that_makes_the_model_better_ends_green_and_says_by_how_m
     assert summary.startswith("# Retraining: better than blind")
     assert read_gain(summary, "roc_auc") > 0
     assert "train.learning_rate" in summary and "xychart-beta" in summary
+    assert (clone / "reports" / "retraining" / "plots" / "index.html").exists()
     assert not (clone / "mlruns" / "server").exists() and "champion" not in printed
 
 
@@ -125,31 +128,33 @@ def test_a_push_to_main_registers_and_promotes_and_leaves_a_complete_lock(clone:
     assert run("git", "status", "--short", cwd=clone).stdout.split() == ["??", "dvc.lock"]
 
 
-def test_what_a_person_types_reaches_the_pipeline_and_no_shell(clone: Path) -> None:
-    overrides = "finetune.epochs=1 'evaluate.seed=4$(touch pwned)'"
-    status, printed, summary = run_job(clone, "workflow_dispatch", recipe="$(touch pwned)", overrides=overrides)
-    assert status and "There is no recipe '$(touch pwned)'." in printed
-    assert summary.startswith("# Retraining: it did not come to its end")
-    status, printed, _ = run_job(clone, "workflow_dispatch", overrides=overrides)
-    assert status
+@pytest.mark.parametrize("typed, said", [
+    ({"recipe": "$(touch pwned)"}, "There is no recipe '$(touch pwned)'."),
+    ({"overrides": "finetune.epochs=1 'evaluate.seed=4$(touch pwned)'"}, "The pipeline failed."),
+])  # fmt: skip
+def test_what_a_person_types_reaches_the_pipeline_and_no_shell(typed: dict[str, str], said: str, clone: Path) -> None:
+    status, printed, summary = run_job(clone, "workflow_dispatch", base=NOWHERE, **typed)
+    assert status and said in printed
+    assert summary.startswith("# Retraining: it did not finish")
+    assert said in summary
     assert not list(clone.rglob("pwned"))
 
 
 def test_a_run_by_hand_takes_its_inputs_and_promotes_only_if_told_to(clone: Path) -> None:
-    inputs = {
-        "recipe": "patient_views",
-        "overrides": "finetune.epochs=2 register.gates.margin_roc_auc=1.0",
-        "promote": "false",
-    }
-    status, printed, summary = run_job(clone, "workflow_dispatch", **inputs)
+    margins = [f"register.gates.{gate}={value}" for gate, value in NO_GATES.items()]
+    tiny = [f"model.{name}={value}" for name, value in TINY["model"].items()]
+    overrides = " ".join(["finetune.epochs=2", *tiny, *margins])
+    status, printed, summary = run_job(
+        clone, "workflow_dispatch", recipe="patient_views", overrides=overrides, promote="false"
+    )
     assert status == 0, printed
     assert re.search(r"recipe +\| default +\| patient_views", summary)
     assert re.search(r"finetune.epochs +\| 1 +\| 2", summary)
-    assert "it passed all gates, but PNEUMONIA_PROMOTE is false" in printed
+    assert "PNEUMONIA_PROMOTE is false" in printed and "is the new champion" not in printed
 
 
 def test_without_a_commit_to_compare_with_floors_decide_and_the_summary_says_so(clone: Path) -> None:
-    status, printed, summary = run_job(clone, "push", base="0" * 40)
+    status, printed, summary = run_job(clone, "pull_request", base=NOWHERE)
     assert status == 0, printed
     assert summary.startswith("# Retraining: accepted on its floors alone")
     assert "There is no commit" in summary
@@ -158,14 +163,12 @@ def test_without_a_commit_to_compare_with_floors_decide_and_the_summary_says_so(
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_actions_are_pinned_by_commit_and_name_their_version(path: Path) -> None:
     used = re.findall(r"uses: (.+)", path.read_text())
-    assert (
-        used
-        and [line for line in used if not re.fullmatch(r"actions/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line)] == []
-    )
+    assert used
+    assert [line for line in used if not re.fullmatch(r"actions/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line)] == []
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
-def test_no_expression_stands_in_a_shell_line_and_each_job_names_its_permissions(path: Path) -> None:
+def test_no_shell_line_holds_an_expression_and_each_job_names_its_permissions(path: Path) -> None:
     workflow = yaml.safe_load(path.read_text())
     assert workflow["permissions"] == {}
     for job in workflow["jobs"].values():
