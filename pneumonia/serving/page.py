@@ -101,9 +101,10 @@ def render_answer(reply: Reply) -> str:
     (image,), (answer,), (heatmap,) = reply.images, reply.answers, reply.heatmaps
     if image is None or heatmap is None or not isinstance(answer, Answer):
         return render("answer.html", refused=str(answer))
+    name = Path(reply.predictor.name).name  # of a path no more: see `schemas.describe_model`
     colours = colormaps["inferno"](heatmap, alpha=heatmap, bytes=True)  # on top of the image it is `heatmaps.overlay`
     return render(
-        "answer.html", refused="", answer=answer, point=reply.predictor.point, model=reply.predictor.name,
+        "answer.html", refused="", answer=answer, point=reply.predictor.point, model=name,
         image=embed(image), heatmap=embed(colours), opacity=OPACITY,
     )  # fmt: skip
 

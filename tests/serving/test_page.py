@@ -189,7 +189,7 @@ def look(page: Page, selector: str) -> np.ndarray:
 
 
 def expect_answer(page: Page, answer: Answer) -> None:
-    page.locator(f".said:has-text('{format_percent(answer.probability)}')").wait_for()
+    page.locator(f".result:has-text('{format_percent(answer.probability)}')").wait_for()
     assert read(page) == (pytest.approx(answer.probability, abs=1e-6), answer.decision)
 
 
@@ -200,7 +200,7 @@ def expect_refusal(page: Page, reason: str) -> None:
 def test_a_radiograph_gets_the_answer_of_the_predictor_and_the_rule_behind_it(page: Page, predictor: Predictor):
     drop(page, PNG)
     expect_answer(page, predict(predictor, PNG))
-    answer = page.locator(".said")
+    answer = page.locator(".result")
     expect(answer).to_contain_text("Calibrated probability of PNEUMONIA")
     expect(answer).to_contain_text("at or above the threshold of 50.0% (rule: fixed)")
     expect(answer).to_contain_text("Model version 1")
@@ -451,18 +451,24 @@ def test_an_answer_below_the_threshold_is_the_other_class(predictor: Predictor):
     normal = replace(answer, probability=0.0123, decision="NORMAL")
     page = render_answer(Reply(predictor, [image], [normal], [predictor.explain(image[None])[0]]))
     assert '<strong class="decision">NORMAL</strong>' in page and "<strong>1.2%</strong>" in page
-    assert str(predictor.name) in page and "version" not in page
+
+
+def test_of_a_model_file_the_page_shows_only_the_name(predictor: Predictor, once: Path):
+    image = predictor.read_image(PNG)
+    reply = Reply(predictor, [image], [predict(predictor, PNG)], [predictor.explain(image[None])[0]])
+    page = render_answer(reply)
+    assert "Model finetuned.keras" in page and str(once) not in page and "version" not in page
 
 
 def test_text_from_outside_is_escaped(predictor: Predictor):
     image, answer = predictor.read_image(PNG), predict(predictor, PNG)
-    attack = "<script>alert(1)</script>\"'.keras"
+    attack = "<script>alert(1)<script>\"'.keras"
     named = Predictor(predictor.model, predictor.point, predictor.novelty, attack)
     for page in (
         render_answer(Reply(predictor, [None], [ImageRefusedError(attack)], [None])),
         render_answer(Reply(named, [image], [answer], [predictor.explain(image[None])[0]])),
     ):
-        assert "&lt;script&gt;alert(1)&lt;/script&gt;&#34;&#39;.keras" in page
+        assert "&lt;script&gt;alert(1)&lt;script&gt;&#34;&#39;.keras" in page
         assert "<script" not in page and attack not in page
 
 
