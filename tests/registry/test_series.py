@@ -1,6 +1,6 @@
 """A series of promotions cannot walk downhill: simulated champions and challengers on one pool of test images.
 
-Run as a script, it prints the table in docs/registry.md: python tests/registry/test_series.py
+Run as a script, it prints the table in docs/registry.md: PYTHONPATH=.:tests python tests/registry/test_series.py
 """
 
 from collections.abc import Callable
@@ -23,13 +23,12 @@ from pneumonia.registry.checks import (
 ROUNDS, POOL, IN_TEST = 20, 600, 500  # images of the pool, of which each version is tested on others
 FIRST, ALIKE = 3.0, 0.97  # separation of the first champion, correlation of two models' errors
 MARGIN = 0.01
-SEEDS = (3, 4)
 GATES = Gates(
     min_roc_auc=0, min_sensitivity=0, min_specificity=0, max_calibration_error=1, margin_roc_auc=MARGIN,
     margin_sensitivity=0.03, margin_specificity=0.03, min_common_images=50,
 )  # fmt: skip
 SERIES = {"equally good, but for chance": 0.0, "slightly worse each time": -0.05}
-CHANCE = 0.1
+CHANCE = 0.1  # of the separation; 0.003 of the ROC AUC
 
 Rule = Callable[[list[Evidence], Evidence], bool]
 
@@ -59,7 +58,7 @@ def simulate(rule: Rule, drift: float, seed: int) -> tuple[int, float]:
 
     Args:
         rule: whether a challenger replaces the last of the champions.
-        drift: mean change of the separation of a challenger; its standard deviation is 0.06, ROC AUC about 0.005.
+        drift: mean change of the separation of a challenger; its standard deviation is CHANCE.
         seed: of all that is random.
 
     Returns:
@@ -90,12 +89,12 @@ def simulate(rule: Rule, drift: float, seed: int) -> tuple[int, float]:
 
 @pytest.mark.parametrize("drift", SERIES.values(), ids=SERIES)
 def test_twenty_rounds_lose_no_more_than_the_margin(drift: float):
-    assert min(simulate(new_rule, drift, seed)[1] for seed in SEEDS) >= -MARGIN
+    assert min(simulate(new_rule, drift, seed)[1] for seed in (3, 4)) >= -MARGIN
 
 
 @pytest.mark.parametrize("drift", SERIES.values(), ids=SERIES)
 def test_twenty_rounds_of_mere_non_inferiority_lose_more(drift: float):
-    assert min(simulate(old_rule, drift, seed)[1] for seed in SEEDS) < -MARGIN
+    assert simulate(old_rule, drift, seed=4)[1] < -MARGIN
 
 
 def test_models_are_compared_on_images_of_both_test_splits():
@@ -104,9 +103,10 @@ def test_models_are_compared_on_images_of_both_test_splits():
     assert find_common_images(ours, theirs)["sha256"].tolist() == ["9"]
 
 
-def main(series: int = 24) -> None:
+def main(series: int = 12) -> None:
     """Print the table of the docs."""
     print("| challengers | rule | promotions | mean change | worst series | series that lose more than 0.01 |")
+    print("|---" * 6 + "|")
     for name, drift in SERIES.items():
         for rule in (old_rule, new_rule):
             found = [simulate(rule, drift, seed) for seed in range(series)]
