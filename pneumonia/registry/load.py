@@ -1,4 +1,4 @@
-"""Find the model that answers: a registered version, whose files are verified, or a file."""
+"""Load a model to predict with: a registered version, after verifying its files, or a .keras file."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -37,7 +37,7 @@ def load_predictor(name: str) -> Predictor:
     if is_file(name):
         return Predictor.read(Path(name))
     version = get_version(name)
-    with TemporaryDirectory() as folder:  # of a server's versions the files would pile up
+    with TemporaryDirectory() as folder:  # or a server would pile up the files of every version
         found = download_version(version, Path(folder))
         ensure_unchanged(version, found)
         return Predictor.read(found / "artifacts/finetuned.keras", str(version.version))
