@@ -18,15 +18,14 @@ PerChannel = float | tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Backbone:
-    """What has to be known of a backbone.
+    """One row of the table.
 
     Attributes:
         builder: "module:function" with the signature of keras.applications.
-        image_size: side of the input in pixels for which its published weights were trained.
-        scale: factor and offset, of all or of each channel, that bring values 0 to 255 into the range those weights
-            expect.
-        from_layer: layer from which fine-tuning trains unless told otherwise.
-        needs_download: whether its ImageNet weights are fetched on first use.
+        image_size: side in pixels of the images its published weights were trained on.
+        scale: factor and offset, for all channels or each, that map values 0 to 255 to the range those weights expect.
+        from_layer: index or name of the layer from which fine-tuning trains by default.
+        needs_download: whether its ImageNet weights are downloaded on first use.
     """
 
     builder: str
@@ -36,14 +35,14 @@ class Backbone:
     needs_download: bool = True
 
 
-# The three modes of keras.applications.imagenet_utils.preprocess_input. "caffe" swaps red and blue, which are the same
-# in a grey image: only its means stand in the order blue, green, red.
+# The three modes of keras.applications.imagenet_utils.preprocess_input. "caffe" swaps red and blue, which are equal
+# in a grey image, so only the order of its means matters: blue, green, red.
 _TF = (1 / 127.5, -1.0)
 _TORCH = ((1 / 255 / 0.229, 1 / 255 / 0.224, 1 / 255 / 0.225), (-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225))
 _CAFFE = (1.0, (-103.939, -116.779, -123.68))
 _LITE = (1 / 128, -127 / 128)
 
-# Fine-tuning begins with the last stage, before which a single tensor holds all that later layers need.
+# Fine-tuning starts at the last stage: before it, a single tensor holds everything that later layers need.
 BACKBONES = {
     "efficientnet_lite0": Backbone(
         "pneumonia.models.efficientnet_lite:EfficientNetLite0", 224, _LITE, "block7a_expand_conv", False
@@ -65,10 +64,10 @@ BACKBONES = {
 
 
 def find_backbone(name: str) -> Backbone:
-    """Return a row of the table.
+    """Return the row of a backbone.
 
     Raises:
-        InputError: there is no such row.
+        InputError: the table has no such backbone.
     """
     if name not in BACKBONES:
         raise InputError(f"There is no backbone {name!r}.", expected=", ".join(BACKBONES), remedy="set model.backbone")
@@ -76,16 +75,19 @@ def find_backbone(name: str) -> Backbone:
 
 
 def find_image_size(params: ModelParams) -> int:
-    """Return the side of the model's input in pixels."""
+    """Return the side of the model's input in pixels; "auto" is that of the backbone's row."""
     size = find_backbone(params.backbone).image_size
     return size if params.image_size == "auto" else params.image_size
 
 
 def build_backbone(params: ModelParams) -> "keras.Model":
-    """Build a backbone without its top, with the weights asked for.
+    """Build a backbone without its classifier; it takes (n, side, side, 3), scaled as its row says.
+
+    Args:
+        params: backbone, image_size, and weights: "imagenet", "none" for random ones, or a .weights.h5 file.
 
     Raises:
-        InputError: the weights cannot be downloaded, do not exist or belong to another network, or the image is too
+        InputError: the weights cannot be downloaded, do not exist or belong to another network, or the images are too
             small for this one.
     """
     backbone, size, name = find_backbone(params.backbone), find_image_size(params), params.backbone
@@ -111,7 +113,7 @@ def build_backbone(params: ModelParams) -> "keras.Model":
     if params.weights not in ("imagenet", "none"):
         try:
             with warnings.catch_warnings():
-                # Of another network Keras warns a hundred times before it says what does not fit.
+                # For weights of another network Keras warns a hundred times before it raises.
                 warnings.filterwarnings("ignore", "Skipping nested container", UserWarning)
                 model.load_weights(Path(params.weights))
         except (OSError, ValueError) as error:

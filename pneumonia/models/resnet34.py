@@ -1,6 +1,6 @@
-"""ResNet-34 as a Keras model, with the ImageNet weights of torchvision by way of KerasHub.
+"""ResNet-34 as a Keras model, with torchvision's ImageNet weights from KerasHub.
 
-He, Zhang, Ren & Sun 2016 (arXiv:1512.03385), table 1, with torchvision's padding. Layers are named as KerasHub's.
+He, Zhang, Ren & Sun 2016 (arXiv:1512.03385), table 1, with torchvision's padding. Layers have KerasHub's names.
 """
 
 import keras
@@ -9,7 +9,7 @@ from keras import layers
 from pneumonia.core.errors import InputError
 
 _STACKS = ((64, 3), (128, 4), (256, 6), (512, 3))  # filters, blocks
-# torchvision's, from which fastai starts; of 34 layers KerasHub itself has but ResNet-vd, another network.
+# torchvision's weights, fastai's default. KerasHub's own network with 34 layers is a ResNet-vd, another architecture.
 _PRESET = "hf://timm/resnet34.tv_in1k"
 
 
@@ -17,17 +17,18 @@ def ResNet34(include_top: bool, weights: str | None, input_shape: tuple[int, int
     """Build ResNet-34 as `keras.applications` would.
 
     Args:
-        include_top: only False; the classifier is left out.
-        weights: "imagenet", or None for random ones.
-        input_shape: (side, side, 3); values are expected as (x / 255 - mean) / standard deviation of ImageNet.
+        include_top: must be False; there is no classifier.
+        weights: "imagenet", or None for random weights.
+        input_shape: (side, side, 3); the weights expect (x / 255 - mean) / standard deviation, those of ImageNet.
         name: of the model.
 
     Returns:
-        A functional model; its output has 512 channels at 1/32 of the input's side.
+        A functional model with 512 output channels at 1/32 of the input's side.
 
     Raises:
         InputError: KerasHub is not installed.
         ConnectionError: the weights cannot be downloaded.
+        ValueError: `include_top` is True.
     """
     if include_top:
         raise ValueError("ResNet-34 is built without its top here")
@@ -46,7 +47,7 @@ def ResNet34(include_top: bool, weights: str | None, input_shape: tuple[int, int
 
 
 def _convolve(x: keras.KerasTensor, name: str, filters: int, kernel: int, stride: int) -> keras.KerasTensor:
-    """Append convolution and BatchNorm, padded on both sides alike: TensorFlow's `same` is not when it strides."""
+    """Append convolution and BatchNorm; pad both sides equally, which TensorFlow's `same` does not do with strides."""
     if kernel > 1:
         x = layers.ZeroPadding2D(kernel // 2, name=f"{name}_pad")(x)
     x = layers.Conv2D(filters, kernel, stride, use_bias=False, name=f"{name}_conv")(x)
@@ -54,7 +55,7 @@ def _convolve(x: keras.KerasTensor, name: str, filters: int, kernel: int, stride
 
 
 def _block(inputs: keras.KerasTensor, name: str, filters: int, stride: int) -> keras.KerasTensor:
-    """Append a basic block (figure 5, left); where it strides, a projection is its shortcut (option B)."""
+    """Append a basic block (figure 5, left); with strides its shortcut is a projection (option B)."""
     x = layers.ReLU(name=f"{name}_1_relu")(_convolve(inputs, f"{name}_1", filters, 3, stride))
     x = _convolve(x, f"{name}_2", filters, 3, 1)
     shortcut = inputs if stride == 1 else _convolve(inputs, f"{name}_0", filters, 1, stride)
@@ -62,23 +63,23 @@ def _block(inputs: keras.KerasTensor, name: str, filters: int, stride: int) -> k
 
 
 def _download() -> keras.Model:
-    """Return KerasHub's model with ImageNet weights, fetched on first use."""
+    """Return KerasHub's model with ImageNet weights, downloaded on first use."""
     try:
         from keras_hub.models import ResNetBackbone
     except ModuleNotFoundError:
         raise InputError(
-            "The ImageNet weights of resnet34 come by way of KerasHub, which is not installed.",
+            "The ImageNet weights of resnet34 come from KerasHub, which is not installed.",
             expected="the package keras-hub, part of the extra `backbones`",
             remedy="make setup-backbones, or set model.weights to a file or none",
         ) from None
     try:
         return ResNetBackbone.from_preset(_PRESET)
-    except ValueError as error:  # without a network KerasHub says that the preset is not a valid one
-        raise ConnectionError(f"KerasHub did not get {_PRESET}") from error
+    except ValueError as error:  # without a network KerasHub calls the preset invalid
+        raise ConnectionError(f"KerasHub could not download {_PRESET}") from error
 
 
 def copy_weights(source: keras.Model, target: keras.Model) -> None:
-    """Give the layers of `target` the weights that layers of the same names have in `source`."""
+    """Copy the weights of each layer of `target` from the layer of the same name in `source`."""
     for layer in target.layers:
         if layer.weights:
             layer.set_weights(source.get_layer(layer.name).get_weights())

@@ -1,4 +1,4 @@
-"""An array on disk that grows row by row; a row is found by the SHA-256 of what it was made from."""
+"""An array on disk that grows row by row; rows are found by the SHA-256 of what they were computed from."""
 
 import os
 import shutil
@@ -18,17 +18,17 @@ _ENTRY = np.dtype([("key", "V32"), ("crc", "<u4")])
 
 
 class RowStore:
-    """Rows of float32 in the file `rows`, and in the file `index` the key and checksum of each.
+    """Float32 rows in the file `rows`; key and checksum of each in the file `index`.
 
-    A row counts from when its entry stands in the index: what a killed process left behind it is overwritten by the
-    next one. A row whose checksum differs counts as unknown. Call every method while `locked`.
+    A row counts once its entry is in the index: what a killed process left beyond it is overwritten by the next.
+    A row whose checksum differs counts as unknown. Call every method while `locked`.
     """
 
     def __init__(self, folder: Path, shape: tuple[int, ...]) -> None:
-        """Name a store; nothing is read or written yet.
+        """Describe a store without reading or writing it.
 
         Args:
-            folder: of this store; its siblings are other stores that share one limit.
+            folder: of this store; its siblings are the other stores that share one limit.
             shape: of a row.
         """
         self.folder, self.shape, self.row_bytes = folder, shape, 4 * prod(shape)
@@ -36,12 +36,12 @@ class RowStore:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes away from this store for as long as the block lasts."""
+        """Lock this store against other processes, and mark it as used now."""
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         try:
             self.lock.acquire(timeout=0)
         except Timeout:
-            print("Another process computes these activations; waiting for it.", flush=True)
+            print("Another process is computing these activations; waiting for it.", flush=True)
             self.lock.acquire()
         try:
             self.folder.mkdir(exist_ok=True)
@@ -51,7 +51,7 @@ class RowStore:
             self.lock.release()
 
     def find(self, keys: Sequence[bytes]) -> npt.NDArray[np.int64]:
-        """Return the number of each key's row, -1 where none is whole."""
+        """Return each key's row number, (n,); -1 where there is no intact row."""
         entries = self._read_index()
         known = {key: row for row, key in enumerate(entries["key"].tolist())}
         rows = np.array([known.get(key, -1) for key in keys], np.int64)
@@ -61,27 +61,27 @@ class RowStore:
         return rows
 
     def append(self, keys: Sequence[bytes], rows: npt.NDArray[np.float32]) -> None:
-        """Add rows (n, *shape) under their keys."""
+        """Append rows (n, *shape) under their keys."""
         start = len(self._read_index())
         entries = np.array([(key, zlib.crc32(row)) for key, row in zip(keys, rows, strict=True)], _ENTRY)
         _write_at(self.folder / "rows", start * self.row_bytes, np.ascontiguousarray(rows, np.float32).data)
         _write_at(self.folder / "index", start * _ENTRY.itemsize, entries.tobytes())
 
     def open(self) -> npt.NDArray[np.float32]:
-        """Return all rows as a read-only array on disk; it stays readable when the store is removed meanwhile."""
+        """Return all rows as a read-only memory map, (n, *shape); it stays readable when the store is removed."""
         path = self.folder / "rows"
         whole = path.stat().st_size // self.row_bytes if path.exists() else 0
         if whole == 0:
-            return np.empty((0, *self.shape), np.float32)  # which cannot be mapped
+            return np.empty((0, *self.shape), np.float32)  # an empty file cannot be mapped
         return np.memmap(path, np.float32, "r", shape=(whole, *self.shape))
 
     def make_room(self, new: int, wanted: int, limit: float) -> bool:
-        """Make `new` rows fit: empty this store if it must be, then remove others, unused for longest first.
+        """Make room for `new` rows: empty this store if they do not fit otherwise, then remove the least recently used.
 
         Args:
-            new: rows to come.
-            wanted: rows in use at once, those to come included; they have to fit.
-            limit: bytes that all stores may take together.
+            new: number of rows to come.
+            wanted: number of rows in use at once, those to come included; they must fit.
+            limit: bytes that all stores together may take.
 
         Returns:
             Whether this store was emptied.
@@ -117,7 +117,7 @@ def _write_at(path: Path, offset: int, content: bytes | memoryview) -> None:
         file.write(content)
 
 
-# Another process, or `make clean-cache`, may remove a folder between any two of these lines.
+# Another process, or `make clean-cache`, may remove a folder at any time.
 def _last_used(folder: Path) -> float:
     try:
         return folder.stat().st_mtime

@@ -1,11 +1,11 @@
-"""A backbone small enough for tests, with what makes freezing hard: BatchNorm and a residual."""
+"""A backbone small enough for tests that still has what makes freezing hard: BatchNorm and a residual."""
 
 import keras
 from keras import layers
 
 
 def Tiny(include_top: bool, weights: str | None, input_shape: tuple[int, int, int], name: str) -> keras.Model:  # noqa: N802
-    """Build the network as `keras.applications` would; it has random weights only."""
+    """Build the network as `keras.applications` would; `weights` must be None, and side / 8 is the output's side."""
     if include_top or weights:
         raise ValueError("the tiny backbone has neither a top nor trained weights")
     inputs = layers.Input(input_shape)

@@ -1,4 +1,4 @@
-"""Read tensors from PyTorch's old, non-zip weight files without PyTorch and without running what a pickle may hold.
+"""Read tensors from PyTorch's old, non-zip weight files, without PyTorch and without running code from the pickle.
 
 The layout is that of `torch.save` before version 1.6: five pickles (magic number, protocol, machine, the object, the
 keys of its storages) followed by the storages, each an int64 count and that many little-endian values.
@@ -23,7 +23,7 @@ Storage = npt.NDArray[Any]
 
 
 class _TensorUnpickler(pickle.Unpickler):
-    """Accept an ordered dict of tensors and nothing else."""
+    """Accept an ordered dict of tensors and refuse everything else."""
 
     def __init__(self, file: BufferedReader) -> None:
         super().__init__(file)
@@ -44,9 +44,9 @@ class _TensorUnpickler(pickle.Unpickler):
 
 
 def _view(storage: Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: Any) -> Storage:
-    """Return a view that sees what is read into the storage later.
+    """Return a tensor as a view of a storage whose values are read later.
 
-    A storage is checked to be none but what `persistent_load` gave: the size of a view says nothing of its memory.
+    The storage must be one of `persistent_load`: a view's size does not bound the memory behind it.
     """
     last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
     if min((offset, *strides), default=0) < 0 or last >= storage.size or storage.base is not None:
@@ -56,36 +56,36 @@ def _view(storage: Storage, offset: int, shape: tuple[int, ...], strides: tuple[
 
 
 def read_torch_weights(path: Path, sha256: str) -> dict[str, npt.NDArray[Any]]:
-    """Return the tensors of a weight file by name.
+    """Return the tensors of a weight file, float32 or int64, by name.
 
     Args:
-        path: a file in PyTorch's old format.
-        sha256: what its SHA-256 starts with.
+        path: file in PyTorch's old format.
+        sha256: start of its SHA-256.
 
     Raises:
-        InputError: the checksum differs, or the file holds anything but tensors.
+        InputError: the checksum differs, or the file is damaged or holds anything but tensors.
     """
     if not (digest := sha256_file(path)).startswith(sha256):
         raise InputError(
-            f"{path.name} has SHA-256 {digest}.", expected=f"{sha256}...", remedy="make setup installs it anew"
+            f"{path.name} has SHA-256 {digest}.", expected=f"{sha256}...", remedy="reinstall it: make setup"
         )
     try:
         with path.open("rb") as file:
             if pickle_value(file) != _MAGIC:
-                raise pickle.UnpicklingError("no file of PyTorch's old format")
+                raise pickle.UnpicklingError("not a file of PyTorch's old format")
             for _ in ("protocol", "machine"):
                 pickle_value(file)
             reader = _TensorUnpickler(file)
             tensors = reader.load()
             if not all(isinstance(tensor, np.ndarray) for tensor in tensors.values()):
-                raise pickle.UnpicklingError("a value is no tensor")
+                raise pickle.UnpicklingError("a value is not a tensor")
             if set(keys := pickle_value(file)) != set(reader.storages):
-                raise pickle.UnpicklingError("other storages than announced")
+                raise pickle.UnpicklingError("the storages differ from those announced")
             for key in keys:
                 storage = reader.storages[key]
                 size = int.from_bytes(file.read(8), "little")
                 if size != storage.size or file.readinto(storage.data) != storage.nbytes:
-                    raise pickle.UnpicklingError("a storage of another size than announced")
+                    raise pickle.UnpicklingError("the size of a storage differs from the one announced")
             return dict(tensors)
     except Exception as error:  # a damaged pickle may raise anything
         raise InputError(

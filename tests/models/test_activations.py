@@ -1,4 +1,4 @@
-"""What a frozen prefix says about an image is computed once, to the bit the same whenever and with whatever images."""
+"""The activations of an image are computed once, and are the same bits whenever and in whatever batch."""
 
 import errno
 import multiprocessing
@@ -30,13 +30,13 @@ PARAMS = ModelParams(backbone="tiny", weights="none", image_size=32, dropout=0.0
 # First trainable layer: none of the backbone, bn3, conv3 at the default cut, conv2.
 HEAD, HIGHER, FINETUNE, LOWER = None, 8, 7, 4
 SPAWN = multiprocessing.get_context("spawn")  # a process that starts as a stage does
-Prefixes = Sequence[keras.Model]
+Frozen = Sequence[keras.Model]
 
 
 class Pass(NamedTuple):
-    """A pass of images through a prefix."""
+    """A pass of images through a frozen part."""
 
-    prefix: str
+    part: str
     images: int
 
 
@@ -54,12 +54,12 @@ def classifier() -> keras.Model:
 
 @pytest.fixture
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[Pass]:
-    """Return a list to which every pass of images through a prefix adds itself."""
+    """Return a list to which every pass of images through a frozen part is added."""
     return record_passes(monkeypatch)
 
 
 def record_passes(monkeypatch: pytest.MonkeyPatch, seconds: float = 0) -> list[Pass]:
-    """Note every pass of images through a prefix; wait `seconds` before each batch."""
+    """Note every pass of images through a frozen part; wait `seconds` before each batch."""
     run_batches, noted = activations.run_batches, list[Pass]()
 
     def run(model: keras.Model, inputs: Any, batch_size: int) -> Iterator[tuple[int, Any]]:
@@ -78,14 +78,14 @@ def open_cache(precision: Any = "float32", batch_size: int = 4, max_gb: float = 
     )
 
 
-def cut(model: keras.Model, from_layer: int | None = FINETUNE) -> Prefixes:
+def cut(model: keras.Model, from_layer: int | None = FINETUNE) -> Frozen:
     freeze_below(model, from_layer)
     return cut_model(model).frozen
 
 
-def read(prefixes: Prefixes, images: np.ndarray = IMAGES, **cache: Any) -> np.ndarray:
-    """Return a copy of what the cache says."""
-    return open_cache(**cache).read(prefixes, images)[:]
+def read(frozen: Frozen, images: np.ndarray = IMAGES, **cache: Any) -> np.ndarray:
+    """Return a copy of the activations."""
+    return open_cache(**cache).read(frozen, images)[:]
 
 
 def forget() -> None:
@@ -105,12 +105,12 @@ def count_known() -> int:
 
 
 @pytest.mark.parametrize("from_layer", [HEAD, HIGHER, FINETUNE, LOWER])
-def test_activations_are_what_the_prefixes_predict(classifier: keras.Model, from_layer: int | None):
-    prefixes = cut(classifier, from_layer)
+def test_activations_are_the_predictions_of_the_frozen_parts(classifier: keras.Model, from_layer: int | None):
+    frozen = cut(classifier, from_layer)
     x = IMAGES[..., None]
-    for prefix in prefixes:
-        x = prefix.predict(x, verbose=0)  # pyright: ignore[reportArgumentType]
-    np.testing.assert_allclose(read(prefixes), x, rtol=1e-4, atol=1e-5)
+    for part in frozen:
+        x = part.predict(x, verbose=0)  # pyright: ignore[reportArgumentType]
+    np.testing.assert_allclose(read(frozen), x, rtol=1e-4, atol=1e-5)
 
 
 def test_the_second_call_computes_nothing(classifier: keras.Model, passes: list[Pass]):
@@ -120,16 +120,16 @@ def test_the_second_call_computes_nothing(classifier: keras.Model, passes: list[
     assert len(passes) == 1
 
 
-def test_of_images_that_are_partly_known_only_the_others_are_computed(classifier: keras.Model, passes: list[Pass]):
-    prefixes = cut(classifier, HEAD)
-    read(prefixes, IMAGES[:7])
-    several = read(prefixes, IMAGES[[9, 3, 8, 1]])
+def test_only_images_that_are_not_cached_are_computed(classifier: keras.Model, passes: list[Pass]):
+    frozen = cut(classifier, HEAD)
+    read(frozen, IMAGES[:7])
+    several = read(frozen, IMAGES[[9, 3, 8, 1]])
     assert passes == [("to_add2", 7), ("to_relu3", 7), ("to_add2", 2), ("to_relu3", 2)]
     forget()
-    assert several.tobytes() == read(prefixes)[[9, 3, 8, 1]].tobytes()
+    assert several.tobytes() == read(frozen)[[9, 3, 8, 1]].tobytes()
 
 
-def test_images_that_are_alike_are_computed_once(classifier: keras.Model, passes: list[Pass]):
+def test_equal_images_are_computed_once(classifier: keras.Model, passes: list[Pass]):
     rows = [0, 1, 0, 0, 2, 1]
     several = read(cut(classifier), IMAGES[rows])
     assert passes == [("to_add2", 3)]
@@ -154,12 +154,12 @@ def test_images_are_told_apart_by_their_pixels_and_not_by_how_they_lie_in_memory
     assert len(passes) == 1
 
 
-def assert_same_in_any_order(prefixes: Prefixes, images: np.ndarray, other_batch_size: int = 4) -> None:
+def assert_same_in_any_order(frozen: Frozen, images: np.ndarray, other_batch_size: int = 4) -> None:
     """Compute images anew permuted, in part and in other batches, and compare each row bit by bit."""
-    expected = read(prefixes, images)
+    expected = read(frozen, images)
     for rows in (np.random.default_rng(1).permutation(len(images)), np.array([6, 2, 3]), np.array([5])):
         forget()
-        again = read(prefixes, images[rows], batch_size=other_batch_size)
+        again = read(frozen, images[rows], batch_size=other_batch_size)
         assert [row.tobytes() for row in again] == [row.tobytes() for row in expected[rows]]
 
 
@@ -193,9 +193,7 @@ def test_other_weights_or_statistics_give_another_entry(layer: str):
     assert len(list_entries()) == 2
 
 
-def test_another_precision_gives_another_entry(
-    classifier: keras.Model, monkeypatch: pytest.MonkeyPatch, passes: list[Pass]
-):
+def test_each_precision_has_its_own_entry(classifier: keras.Model, monkeypatch: pytest.MonkeyPatch, passes: list[Pass]):
     monkeypatch.setattr(activations, "use_precision", lambda precision: None)
     read(cut(classifier))
     read(cut(classifier), precision="bfloat16")
@@ -211,14 +209,14 @@ def test_the_same_model_built_again_reads_the_same_entry(classifier: keras.Model
     assert len(passes) == 2
 
 
-def test_what_is_trainable_gives_no_other_entry(classifier: keras.Model):
-    prefixes = cut(classifier, HEAD)
-    before = [fingerprint(prefix) for prefix in prefixes]
+def test_freezing_does_not_change_the_entry(classifier: keras.Model):
+    frozen = cut(classifier, HEAD)
+    before = [fingerprint(part) for part in frozen]
     freeze_below(classifier, 0)
-    assert [fingerprint(prefix) for prefix in prefixes] == before
+    assert [fingerprint(part) for part in frozen] == before
 
 
-def test_weights_above_the_cut_give_no_other_entry(passes: list[Pass]):
+def test_weights_above_the_cut_do_not_change_the_entry(passes: list[Pass]):
     model = build_model(PARAMS)
     read(cut(model))
     logit = model.get_layer("logit")
@@ -236,7 +234,7 @@ def chain(*functions: str, names: Sequence[str] = ("one", "two", "three")) -> ke
 
 
 def wire(order: Sequence[int], names: Sequence[str] = ("first", "second")) -> keras.Model:
-    """Return a model that subtracts what two layers with the same weights say, in an order."""
+    """Return a model that subtracts the outputs of two layers with the same weights, in an order."""
     inputs = layers.Input((4,))
     one = layers.Dense(4, "relu", kernel_initializer="ones", name=names[0])(inputs)
     two = layers.Dense(4, "relu", kernel_initializer="ones", name=names[1])(one)
@@ -260,29 +258,29 @@ def test_another_structure_with_the_same_weights_is_another_model(one: Any, othe
 
 
 @pytest.mark.parametrize("names", [["a", "b"], ["relu", "tanh"], ["tanh", "relu"], ["2", "1"]])
-def test_what_layers_are_called_makes_no_other_model(names: Sequence[str]):
+def test_names_of_layers_do_not_change_the_fingerprint(names: Sequence[str]):
     assert fingerprint(chain("relu", "tanh", names=names)) == fingerprint(chain("relu", "tanh"))
     assert fingerprint(wire([0, 1], names)) == fingerprint(wire([0, 1]))
 
 
-def test_what_the_head_was_trained_on_was_computed_from_what_fine_tuning_reads(
+def test_the_heads_activations_are_computed_from_those_that_fine_tuning_reads(
     classifier: keras.Model, passes: list[Pass]
 ):
-    prefixes = cut(classifier, HEAD)
-    read(prefixes)
+    frozen = cut(classifier, HEAD)
+    read(frozen)
     assert passes == [("to_add2", 10), ("to_relu3", 10)]
     assert len(cut(classifier)) == 1
-    assert read(cut(classifier)).tobytes() == read(prefixes[:1]).tobytes()
+    assert read(cut(classifier)).tobytes() == read(frozen[:1]).tobytes()
     assert len(passes) == 2
 
 
 def read_as_another_process_does(images: np.ndarray, barrier: Any, results: Any) -> None:
     """Read images with the model in model.keras, slowly, and tell what was computed and what came out."""
-    prefixes = cut_model(load_model(Path("model.keras"))).frozen
+    frozen = cut_model(load_model(Path("model.keras"))).frozen
     with pytest.MonkeyPatch.context() as patch:
         passes = record_passes(patch, seconds=0.2)
         barrier.wait()
-        rows = read(prefixes, images)
+        rows = read(frozen, images)
         results.put((passes, rows))
 
 
@@ -292,8 +290,8 @@ def start_process(images: np.ndarray, barrier: Any, results: Any = None) -> Any:
     return process
 
 
-def test_an_extraction_that_was_killed_is_gone_on_with(classifier: keras.Model, passes: list[Pass]):
-    prefixes = cut(classifier, FINETUNE)
+def test_an_interrupted_computation_resumes(classifier: keras.Model, passes: list[Pass]):
+    frozen = cut(classifier, FINETUNE)
     save_model(classifier, Path("model.keras"))
     barrier = SPAWN.Barrier(2, timeout=180)
     process = start_process(IMAGES, barrier)
@@ -305,14 +303,14 @@ def test_an_extraction_that_was_killed_is_gone_on_with(classifier: keras.Model, 
     process.join()
     known = count_known()
     assert 0 < known < 10
-    resumed = read(prefixes)
+    resumed = read(frozen)
     assert passes == [("to_add2", 10 - known)]
     forget()
-    assert resumed.tobytes() == read(prefixes).tobytes()
+    assert resumed.tobytes() == read(frozen).tobytes()
 
 
 def test_two_processes_that_ask_at_once_compute_each_image_once(classifier: keras.Model):
-    prefixes = cut(classifier, HEAD)
+    frozen = cut(classifier, HEAD)
     save_model(classifier, Path("model.keras"))
     barrier, results = SPAWN.Barrier(2, timeout=180), SPAWN.Queue()
     processes = [start_process(images, barrier, results) for images in (IMAGES[:7], IMAGES[3:])]
@@ -320,9 +318,9 @@ def test_two_processes_that_ask_at_once_compute_each_image_once(classifier: kera
     for process in processes:
         process.join()
     computed = [done for passes, _ in answers for done in passes]
-    for prefix in prefixes:
-        assert sum(images for name, images in computed if name == prefix.name) == 10
-    expected = read(prefixes)
+    for part in frozen:
+        assert sum(images for name, images in computed if name == part.name) == 10
+    expected = read(frozen)
     assert {rows.tobytes() for _, rows in answers} == {expected[:7].tobytes(), expected[3:].tobytes()}
 
 
@@ -348,7 +346,7 @@ def test_what_a_truncated_file_lost_is_computed_again(classifier: keras.Model, p
     assert passes[1:] == [("to_add2", 3)]
 
 
-def test_what_was_known_when_the_disk_became_full_stays_known(
+def test_a_full_disk_loses_no_cached_activations(
     classifier: keras.Model, monkeypatch: pytest.MonkeyPatch, passes: list[Pass]
 ):
     first = read(cut(classifier), IMAGES[:3])
@@ -381,12 +379,12 @@ def test_rows_are_read_by_slice_by_number_and_by_list(classifier: keras.Model):
     assert found[2].tobytes() != found[1].tobytes()
 
 
-def test_of_no_images_nothing_is_said(classifier: keras.Model):
+def test_no_images_give_no_activations(classifier: keras.Model):
     found = open_cache().read(cut(classifier), IMAGES[:0])
     assert found[:].shape == (0, 8, 8, 8)
 
 
-def test_what_was_not_used_for_longest_makes_room(passes: list[Pass]):
+def test_the_least_recently_used_entry_makes_room(passes: list[Pass]):
     models = [build_model(PARAMS) for _ in range(3)]
     for model in models[:2]:
         read(cut(model))
@@ -401,21 +399,21 @@ def test_what_was_not_used_for_longest_makes_room(passes: list[Pass]):
     assert passes == [("to_add2", 10)]
 
 
-def test_what_other_images_left_in_an_entry_makes_room(classifier: keras.Model, passes: list[Pass]):
-    prefixes = cut(classifier)
-    read(prefixes, IMAGES[:6])
-    expected = read(prefixes, IMAGES[3:])
+def test_other_images_in_an_entry_make_room(classifier: keras.Model, passes: list[Pass]):
+    frozen = cut(classifier)
+    read(frozen, IMAGES[:6])
+    expected = read(frozen, IMAGES[3:])
     entry = count_bytes() / 1e9
     others = 255 - IMAGES[:4]
     passes.clear()
-    found = read(prefixes, np.concatenate([IMAGES[3:], others]), max_gb=1.2 * entry)
+    found = read(frozen, np.concatenate([IMAGES[3:], others]), max_gb=1.2 * entry)
     assert found[:7].tobytes() == expected.tobytes()
     assert passes == [("to_add2", 11)]
 
 
 @pytest.mark.parametrize("from_layer", [HEAD, HIGHER, FINETUNE, LOWER])
 @pytest.mark.parametrize("share", [0.9, 1.1, 1.4])
-def test_all_that_is_kept_stays_below_the_limit(from_layer: int | None, share: float):
+def test_the_cache_stays_below_its_limit(from_layer: int | None, share: float):
     one, other = (cut(build_model(PARAMS), from_layer) for _ in range(2))
     read(one)
     limit = share * count_bytes()
@@ -446,8 +444,8 @@ def read_in_bfloat16() -> None:
 
 @pytest.mark.skipif(not compute._has_bfloat16(), reason="this processor has no bfloat16")
 def test_bfloat16_rounds_a_little_coarser_and_is_kept_apart(classifier: keras.Model):
-    prefixes = cut(classifier, HEAD)
-    exact = read(prefixes)
+    frozen = cut(classifier, HEAD)
+    exact = read(frozen)
     save_model(classifier, Path("model.keras"))
     process = SPAWN.Process(target=read_in_bfloat16)
     process.start()

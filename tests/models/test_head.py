@@ -1,4 +1,4 @@
-"""A classifier ends in log odds whichever head it has: two logits say and learn what a softmax over them does."""
+"""A classifier returns log odds whichever head it has; two logits predict and learn as a softmax over them does."""
 
 import subprocess
 import sys
@@ -62,12 +62,12 @@ def test_loss_and_gradient_are_those_of_categorical_cross_entropy(softmax: keras
 
 @pytest.mark.parametrize("head", ["sigmoid", "softmax"])
 @pytest.mark.parametrize("from_layer", [None, "auto", "conv2", 0])
-def test_tail_after_prefixes_is_the_whole_model(head: str, from_layer: int | str | None):
+def test_the_trainable_part_after_the_frozen_ones_equals_the_whole_model(head: str, from_layer: int | str | None):
     model = build(head, dropout=0.5)
     freeze_below(model, None if from_layer is None else find_layer(get_backbone(model), from_layer))
     cut, x = cut_model(model), IMAGES
-    for prefix in cut.frozen:
-        x = prefix(x, training=False)
+    for part in cut.frozen:
+        x = part(x, training=False)
     np.testing.assert_allclose(cut.trainable(x, training=False), model(IMAGES, training=False), rtol=1e-4, atol=1e-5)
     assert count_parameters(cut.trainable)[1] == count_parameters(model)[1]
 

@@ -122,7 +122,7 @@ def test_weights_that_cannot_be_downloaded_are_refused_with_the_ways_out(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # or it tries for 24 seconds
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(
-        InputError, match=r"weights of resnet34 could not be downloaded: KerasHub did not get"
+        InputError, match=r"weights of resnet34 could not be downloaded: KerasHub could not download"
     ) as refusal:
         build_backbone(ask_for("imagenet"))
     assert "needs no download: efficientnet_lite0" in str(refusal.value)

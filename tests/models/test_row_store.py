@@ -1,4 +1,4 @@
-"""A row that was written whole is found again; whatever else lies on disk is as if it were not there."""
+"""A row that was written whole is found again; anything else on disk is ignored."""
 
 import errno
 import os
@@ -105,7 +105,7 @@ def test_rows_lie_on_disk_and_cannot_be_changed(stores: Path):
 
 
 @pytest.mark.parametrize("name, size", [("rows", 7), ("rows", ROW_BYTES), ("index", 7), ("index", ENTRY_BYTES + 7)])
-def test_what_a_killed_write_left_behind_does_not_count_and_is_written_over(stores: Path, name: str, size: int):
+def test_leftovers_of_a_killed_write_do_not_count_and_are_overwritten(stores: Path, name: str, size: int):
     append(stores / "a", 0, 1)
     add_garbage(stores / "a" / name, size)
     assert find(stores / "a") == [0, 1, *[-1] * 6]
@@ -116,7 +116,7 @@ def test_what_a_killed_write_left_behind_does_not_count_and_is_written_over(stor
 @pytest.mark.parametrize(
     "name, offset", [("rows", ROW_BYTES), ("rows", 2 * ROW_BYTES - 1), ("index", ENTRY_BYTES), ("index", 71)]
 )
-def test_a_row_of_which_a_bit_was_flipped_is_unknown_until_it_is_written_again(stores: Path, name: str, offset: int):
+def test_a_row_with_a_flipped_bit_is_unknown_until_it_is_rewritten(stores: Path, name: str, offset: int):
     append(stores / "a", 0, 1, 2)
     flip(stores / "a" / name, offset)
     assert find(stores / "a", KEYS[:3]) == [0, -1, 2]
@@ -125,7 +125,7 @@ def test_a_row_of_which_a_bit_was_flipped_is_unknown_until_it_is_written_again(s
 
 
 @pytest.mark.parametrize("name, size", [("rows", 2 * ROW_BYTES - 1), ("index", 2 * ENTRY_BYTES - 1)])
-def test_rows_beyond_the_end_of_a_truncated_file_are_unknown_until_they_are_written_again(
+def test_rows_beyond_the_end_of_a_truncated_file_are_unknown_until_they_are_rewritten(
     stores: Path, name: str, size: int
 ):
     append(stores / "a", 0, 1, 2)
@@ -136,7 +136,7 @@ def test_rows_beyond_the_end_of_a_truncated_file_are_unknown_until_they_are_writ
 
 
 @pytest.mark.parametrize("name", ["rows", "index"])
-def test_a_store_of_which_only_one_file_is_left_knows_nothing_and_is_filled_anew(stores: Path, name: str):
+def test_a_store_with_one_file_missing_is_empty_and_can_be_filled_again(stores: Path, name: str):
     append(stores / "a", 0, 1)
     (stores / "a" / name).unlink()
     assert find(stores / "a") == [-1] * 8
@@ -145,7 +145,7 @@ def test_a_store_of_which_only_one_file_is_left_knows_nothing_and_is_filled_anew
 
 
 @pytest.mark.parametrize("name", ["rows", "index"])
-def test_what_was_kept_stays_readable_when_the_disk_is_full(stores: Path, monkeypatch: pytest.MonkeyPatch, name: str):
+def test_rows_stay_readable_when_the_disk_is_full(stores: Path, monkeypatch: pytest.MonkeyPatch, name: str):
     append(stores / "a", 0, 1)
     whole = row_store._write_at
 
@@ -163,7 +163,7 @@ def test_what_was_kept_stays_readable_when_the_disk_is_full(stores: Path, monkey
     assert find(stores / "a", KEYS[:4]) == [0, 1, 2, 3]
 
 
-def test_the_store_that_was_not_used_for_longest_is_removed_first(stores: Path):
+def test_the_least_recently_used_store_is_removed_first(stores: Path):
     for second, name in enumerate("bcd"):
         append(stores / name, 0, 1)
         set_last_used(stores / name, second)
@@ -193,7 +193,7 @@ def test_a_store_that_another_process_uses_is_left_alone(stores: Path):
     assert find(stores / "c")[:2] == [-1, -1]
 
 
-def test_a_store_that_would_be_over_the_limit_alone_is_emptied_for_what_is_in_use(stores: Path):
+def test_a_store_too_large_by_itself_is_emptied_for_the_rows_in_use(stores: Path):
     append(stores / "a", 0, 1, 2)
     append(stores / "b", 0)
     with opened(stores / "a") as store:
@@ -232,7 +232,7 @@ def test_another_process_may_remove_a_store_while_room_is_made(stores: Path, mon
     assert [path.name for path in stores.glob("*/")] == ["a"]
 
 
-def test_a_store_whose_removal_was_killed_is_removed_later(stores: Path):
+def test_a_store_whose_removal_was_interrupted_is_removed_later(stores: Path):
     append(stores / "b", 0, 1)
     (stores / "b" / "index").unlink()
     with opened(stores / "a") as store:
@@ -240,7 +240,7 @@ def test_a_store_whose_removal_was_killed_is_removed_later(stores: Path):
     assert not (stores / "b").exists()
 
 
-def test_who_waits_for_another_process_says_so(stores: Path, capsys: pytest.CaptureFixture[str]):
+def test_waiting_for_another_process_is_reported(stores: Path, capsys: pytest.CaptureFixture[str]):
     locked, events = threading.Event(), []
 
     def hold() -> None:
@@ -256,4 +256,4 @@ def test_who_waits_for_another_process_says_so(stores: Path, capsys: pytest.Capt
         events.append("acquired")
     thread.join()
     assert events == ["released", "acquired"]
-    assert capsys.readouterr().out == "Another process computes these activations; waiting for it.\n"
+    assert capsys.readouterr().out == "Another process is computing these activations; waiting for it.\n"

@@ -155,7 +155,7 @@ def test_a_pickle_that_names_anything_but_tensors_is_refused_and_runs_nothing(
 @pytest.mark.parametrize("value", [3, "text", None, [1, 2], b"ctorch\nFloatStorage\n"])
 def test_a_value_that_is_no_tensor_is_refused(tmp_path: Path, value: Any):
     tensor = value if isinstance(value, bytes) else emit(value)
-    with pytest.raises(InputError, match="a value is no tensor"):
+    with pytest.raises(InputError, match="a value is not a tensor"):
         read(tmp_path, build({"w": WHOLE, "epoch": tensor}, {"0": VALUES}))
 
 
