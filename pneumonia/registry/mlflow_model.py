@@ -1,4 +1,4 @@
-"""The registered model as MLflow loads it: code, a .keras file and what it is used with; no pickle."""
+"""The registered model as MLflow loads it: code and artifacts, no pickle."""
 
 import base64
 import sys
@@ -17,24 +17,26 @@ from pneumonia.inference.predictor import Predictor
 
 
 class PneumoniaClassifier(PythonModel):
-    """Images in, calibrated probability of pneumonia and decision out.
+    """Map images to the calibrated probability of pneumonia and a decision.
 
-    An image is the bytes of a JPEG, PNG or DICOM file, these in base64, the path of one, or grey values 0 to 255 as
-    numpy.uint8 (height, width) or a list of lists. A server does not take paths: they would be those of its own files.
+    An image is the bytes of a JPEG, PNG or DICOM file, these bytes in base64, the path of such a file, or grey values 0
+    to 255 as numpy.uint8 (height, width) or as a list of lists. A server refuses paths, which would name its own files.
     """
 
     def load_context(self, context: Any) -> None:
-        """Load the model and what it is used with from the version's artifacts."""
+        """Load the model, its operating point and its novelty score from the artifacts of a version."""
         self.predictor = Predictor.read(Path(context.artifacts["model"]))
 
-    # MLflow warns without a type hint and infers a schema from most; this one keeps the signature that is logged.
+    # Without type hints MLflow warns, from most it infers a schema; these keep the logged signature.
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> Any:
-        """Return a table with columns probability, decision and novel for the column image.
+        """Return a row for each image in the column `image`, in the same order.
 
-        Novel is what does not look like a frontal chest radiograph; the rest means nothing then.
+        Returns:
+            Columns probability (0 to 1), decision (class name) and novel: true if the image does not look like a
+            frontal chest radiograph, and the rest is meaningless.
 
         Raises:
-            ImageRefusedError: one of them is no usable image.
+            ImageRefusedError: an image cannot be used; names the first such image.
         """
         images = [self._read(number, image) for number, image in enumerate(model_input["image"], 1)]
         answers = self.predictor.predict(np.stack(images))
@@ -52,7 +54,7 @@ class PneumoniaClassifier(PythonModel):
 
 
 def _decode(image: str) -> bytes:
-    # Before base64, for a path may happen to be that too.
+    # First, as a path may be valid base64 too.
     if "mlflow.pyfunc.scoring_server" not in sys.modules and isfile(image):
         return Path(image).read_bytes()
     try:
