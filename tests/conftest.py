@@ -21,7 +21,7 @@ def project(tmp_path: Path) -> Path:
 
 
 # The longest files, longest first: whichever worker is free takes the next, and no worker is left with a long one.
-SLOWEST = ["test_workflows.py", "test_repro.py", "test_compare.py", "test_mlflow_server.py", "test_retrain.py"]
+SLOWEST = ["test_workflows.py", "test_repro.py", "test_compare.py", "test_server.py", "test_retrain.py"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
