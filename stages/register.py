@@ -13,7 +13,7 @@ from pneumonia.registry.package import Package, collect_tags
 from pneumonia.tracking.connection import reaching
 from pneumonia.tracking.phase_run import ensure_run
 from pneumonia.tracking.runs import link_initial_run, record_evaluation
-from pneumonia.training.phase import replay_files
+from pneumonia.training.listener import replay_files
 
 
 @reaching("registering the model")

@@ -1,7 +1,7 @@
 """Fit a model epoch by epoch; an interrupted run resumes after its last whole epoch and ends in the same weights."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,11 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from pneumonia.core.files import replacing, write_json
-from pneumonia.core.params import FitParams, Monitor
+from pneumonia.core.params import FitParams
 from pneumonia.training.batches import Batches, draw_epoch
+from pneumonia.training.history import Logs, find_best
 from pneumonia.training.schedules import build_optimizer, list_rates
 
-Logs = dict[str, float]
 OnEpoch = Callable[[int, Logs, pd.DataFrame], None]
 LOSS = keras.losses.BinaryCrossentropy(from_logits=True)
 
@@ -27,18 +27,6 @@ class F1Score(keras.metrics.F1Score):
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Add a batch; labels `y_true` and logits `y_pred` are (n, 1)."""
         super().update_state(y_true, keras.ops.sigmoid(y_pred), sample_weight)
-
-
-def find_best(values: Sequence[float], monitor: Monitor) -> int:
-    """Return the best epoch, counted from 0, given one value of `monitor` per epoch; NaN is never the best."""
-    gains = -np.array(values) if monitor == "val_loss" else np.array(values)
-    return int(np.argmax(np.nan_to_num(gains, nan=-np.inf)))
-
-
-def describe_best(history: pd.DataFrame, monitor: Monitor) -> Logs:
-    """Return the best epoch's row of a history as a dict."""
-    row = history.iloc[find_best(history[monitor].to_list(), monitor)]
-    return {"epoch": int(row["epoch"])} | {str(name): float(row[name]) for name in history.columns if name != "epoch"}
 
 
 class _Checkpoint(keras.callbacks.Callback):

@@ -2,11 +2,10 @@
 
 import json
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import keras
 import pandas as pd
-from matplotlib.figure import Figure
 
 from pneumonia.core.dataset import Dataset, Split
 from pneumonia.core.files import project_home, sha256_bytes, sha256_file, write_json
@@ -16,26 +15,12 @@ from pneumonia.models.activations import ActivationCache, fingerprint
 from pneumonia.models.classifier import count_parameters, save_model
 from pneumonia.models.cut import cut_model, freeze_below
 from pneumonia.training.batches import Batches
-from pneumonia.training.fit import Logs, describe_best, fit
-from pneumonia.training.range_test import choose_learning_rate, draw_range_test, find_suggestion, read_range_test
+from pneumonia.training.fit import fit
+from pneumonia.training.history import describe_best
+from pneumonia.training.listener import Listener, tell_range_test
+from pneumonia.training.range_test import choose_learning_rate
 
 CODE = ("core", "models", "training")  # the folders that train and finetune depend on in dvc.yaml
-
-
-class Listener(Protocol):
-    """Follows a phase, as `tracking.phase_run.PhaseRun` does."""
-
-    def log_range_test(self, table: pd.DataFrame, learning_rate: float, figure: Figure) -> None:
-        """Receive the table of a range test, the learning rate it suggests, and its figure."""
-        ...
-
-    def log_epoch(self, epoch: int, logs: Logs, rates: pd.DataFrame) -> None:
-        """Receive an epoch, numbered from 0: its metrics, and a row of `rates` for each step, see `list_rates`."""
-        ...
-
-    def log_best(self, best: Logs) -> None:
-        """Receive the metrics of the best epoch, whose weights are kept."""
-        ...
 
 
 class Trained(NamedTuple):
@@ -86,41 +71,12 @@ def run_phase(
     """
     trainable, train, val = prepare(classifier, from_layer, dataset, params.batch_size, cache)
     learning_rate, table = choose_learning_rate(trainable, train, params, dataset.class_weight)
-    _tell_range_test(listener, table, notice)
+    tell_range_test(listener, table, notice)
     history = fit(trainable, train, val, params, learning_rate, dataset.class_weight, state, listener.log_epoch)
     best = describe_best(history, params.monitor)
     listener.log_best(best)
-    parameters, trainable = count_parameters(classifier)
-    counts = {"learning_rate": learning_rate, "parameters": parameters, "trainable_parameters": trainable}
-    return Trained(history, best | counts, table)
-
-
-def replay_files(
-    history: Path, range_test: Path, params: FitParams, notice: str, listener: Listener, dataset: Dataset
-) -> None:
-    """Tell a listener about a phase from its output files; only the last learning rate of each epoch is known.
-
-    Args:
-        history: CSV of `Trained.history`.
-        range_test: CSV of `Trained.range_test`.
-        params: section of the phase.
-        notice: as for `run_phase`.
-        listener: as for `run_phase`.
-        dataset: the phase trained on it.
-    """
-    _tell_range_test(listener, read_range_test(range_test), notice)
-    epochs = pd.read_csv(history)
-    steps = -(-len(dataset.train.labels) // params.batch_size)
-    for row in epochs.to_dict("records"):
-        epoch = int(row.pop("epoch"))
-        rates = pd.DataFrame({"learning_rate": row["learning_rate"]}, [epoch * steps])
-        listener.log_epoch(epoch - 1, {str(name): float(value) for name, value in row.items()}, rates)
-    listener.log_best(describe_best(epochs, params.monitor))
-
-
-def _tell_range_test(listener: Listener, table: pd.DataFrame, notice: str) -> None:
-    if len(table):
-        listener.log_range_test(table, find_suggestion(table, "valley"), draw_range_test(table, notice))
+    counts = dict(zip(("parameters", "trainable_parameters"), count_parameters(classifier), strict=True))
+    return Trained(history, best | {"learning_rate": learning_rate} | counts, table)
 
 
 def find_state(stage: Path, dataset: Path, model: keras.Model, params: FitParams, precision: str) -> Path:

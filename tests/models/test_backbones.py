@@ -17,7 +17,7 @@ from pneumonia.models.backbones import BACKBONES, build_backbone, find_backbone,
 CLOSED_PORT = "http://127.0.0.1:9"
 WITHOUT_TENSORFLOW = (
     "pneumonia.models.backbones pneumonia.augment.build stages.fetch stages.validate stages.merge stages.split "
-    "stages.augment"
+    "stages.augment stages.report stages.register"
 )
 
 

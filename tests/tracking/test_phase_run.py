@@ -27,6 +27,7 @@ from pneumonia.core.params import Params
 from pneumonia.core.tables import write_table
 from pneumonia.tracking.connection import connect
 from pneumonia.tracking.phase_run import PhaseRun, ensure_run, phase_run
+from pneumonia.training.listener import replay_files
 
 REAL = PARAMS.model_copy(update={"data": PARAMS.data.model_copy(update={"source": "kaggle"})})
 DATA, MODEL, STATE, HISTORY = Path("dataset.pkl"), Path("model.keras"), Path("state"), Path("history.csv")
@@ -48,8 +49,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def restore(phase: str = "train") -> Run:
     """Record a phase that DVC restored, and return its run as the store has it."""
-    from pneumonia.training.phase import replay_files  # imports TensorFlow, which a phase that is killed here does not
-
     replay = partial(replay_files, HISTORY, RANGE, PARAMS.train, "no clinical meaning")
     return mlflow.get_run(ensure_run(phase, PARAMS, DATA, MODEL, replay).info.run_id)
 

@@ -21,7 +21,8 @@ from pneumonia.models.activations import ActivationCache
 from pneumonia.models.classifier import build_model
 from pneumonia.models.cut import freeze_below
 from pneumonia.training.batches import Batches, draw_epoch
-from pneumonia.training.fit import describe_best, find_best, fit, make_deterministic
+from pneumonia.training.fit import fit, make_deterministic
+from pneumonia.training.history import describe_best, find_best
 from pneumonia.training.phase import prepare
 from pneumonia.training.range_test import choose_learning_rate
 

@@ -16,7 +16,8 @@ from pneumonia.core.params import ModelParams
 from pneumonia.models.classifier import build_model
 from pneumonia.training import phase
 from pneumonia.training.fit import make_deterministic
-from pneumonia.training.phase import CODE, find_state, replay_files
+from pneumonia.training.listener import replay_files
+from pneumonia.training.phase import CODE, find_state
 
 PACKAGE = ROOT / "pneumonia"
 STAGES = ("train", "finetune")

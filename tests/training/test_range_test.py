@@ -12,15 +12,8 @@ from pneumonia.core.params import FitParams
 from pneumonia.core.tables import write_table
 from pneumonia.training.batches import Batches
 from pneumonia.training.fit import make_deterministic
-from pneumonia.training.range_test import (
-    STEPS,
-    choose_learning_rate,
-    draw_range_test,
-    find_suggestion,
-    read_range_test,
-    run_range_test,
-    suggest,
-)
+from pneumonia.training.range_test import choose_learning_rate, run_range_test
+from pneumonia.training.suggestions import STEPS, draw_range_test, find_suggestion, read_range_test, suggest
 
 EQUAL = {0: 1.0, 1: 1.0}
 AUTO = FitParams(
