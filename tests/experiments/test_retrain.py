@@ -16,7 +16,7 @@ from pneumonia.core.errors import InputError
 from pneumonia.experiments.baseline import reproduce
 from pneumonia.experiments.judgement import Judgement
 from pneumonia.experiments.retrain import list_changes, retrain, run_pipeline
-from pneumonia.experiments.summary import trace_roc
+from pneumonia.experiments.summary import trace_roc, write_judgement
 from pneumonia.registry.checks import Check, Evidence, measure_gains
 
 IMAGES = draw_images()
@@ -50,6 +50,13 @@ def test_the_curves_in_the_summary_are_those_of_both_models() -> None:
     assert ours == [1.0] * 21
     assert np.mean(base) == pytest.approx(0.5, abs=0.15)
     assert (base[0], base[-1]) == (pytest.approx(0, abs=0.1), 1.0)
+
+
+def test_a_gain_without_an_interval_is_shown_as_such(inside: Path, tmp_path: Path) -> None:
+    judgement = judge(predict(IMAGES, 0.5), predict(IMAGES, 0.4))
+    assert judgement.gains["low"].isna().any()
+    write_judgement(tmp_path / "summary.md", judgement, "HEAD", [], "")
+    assert "nan" not in (tmp_path / "summary.md").read_text()
 
 
 @pytest.fixture(scope="module")
