@@ -40,8 +40,9 @@ def fit_novelty(train: Floats, val: Floats) -> Novelty:
 
 def fit_images(model: keras.Model, train: Split, val: Split, cache: ActivationCache) -> Novelty:
     """Fit the detector to the training and validation images of a classifier, without variants or altered copies."""
-    shown = (train.images[:: train.views][~train.augmented], val.images)
-    return fit_novelty(*(gather_features(model, images, cache) for images in shown))
+    shown = train.images[:: train.views][~train.augmented]
+    features = gather_features(model, np.concatenate([shown, val.images]), cache)
+    return fit_novelty(features[: len(shown)], features[len(shown) :])
 
 
 def gather_features(model: keras.Model, images: Pixels, cache: ActivationCache | None = None) -> Floats:

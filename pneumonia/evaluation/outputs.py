@@ -90,8 +90,12 @@ def evaluate_models(
     Raises:
         InputError: validation lacks one of the classes.
     """
-    points = {name: choose_operating_point(model, val, params, cache) for name, model in models.items()}
-    log_odds = {name: score_images(model, test.images, cache, params.flip) for name, model in models.items()}
+    points: dict[str, OperatingPoint] = {}
+    log_odds: dict[str, npt.NDArray[np.float64]] = {}
+    images = np.concatenate([val.images, test.images])  # one pass: a second one would trace the model again
+    for name, model in models.items():
+        on_val, log_odds[name] = np.split(score_images(model, images, cache, params.flip), [len(val.labels)])
+        points[name] = choose_operating_point(val.labels, on_val, images.shape[1], params)
     rows = records.set_index("path", drop=False).loc[list(test.paths)].reset_index(drop=True)
     return Evaluation(test, rows, models, points, log_odds)
 

@@ -3,35 +3,37 @@
 import math
 from fractions import Fraction
 
-import keras
 import numpy as np
+import numpy.typing as npt
 
-from pneumonia.core.dataset import Split
 from pneumonia.core.errors import InputError
 from pneumonia.core.params import EvaluateParams, ThresholdRule
 from pneumonia.evaluation.calibration import fit_temperature
 from pneumonia.evaluation.metrics import Labels, Probabilities
 from pneumonia.inference.operating_point import OperatingPoint
-from pneumonia.inference.scores import score_images
-from pneumonia.models.activations import ActivationCache
 
 
 def choose_operating_point(
-    model: keras.Model, val: Split, params: EvaluateParams, cache: ActivationCache
+    labels: Labels, log_odds: npt.NDArray[np.float64], image_size: int, params: EvaluateParams
 ) -> OperatingPoint:
     """Fit a model's temperature on the validation split and, unless the threshold is a number, choose that by its rule.
+
+    Args:
+        labels: of the validation images, 0 or 1, shape (n,).
+        log_odds: of pneumonia by the model, shape (n,).
+        image_size: side of the model's input in pixels.
+        params: section evaluate.
 
     Raises:
         InputError: validation lacks one of the classes.
     """
-    log_odds = score_images(model, val.images, cache, params.flip)
+    temperature = fit_temperature(labels, log_odds)
     point = OperatingPoint(
-        image_size=val.images.shape[1], flip=params.flip, temperature=fit_temperature(val.labels, log_odds),
-        threshold=0.5, rule="fixed",
-    )  # fmt: skip
+        image_size=image_size, flip=params.flip, temperature=temperature, threshold=0.5, rule="fixed"
+    )
     if not isinstance(params.threshold, str):
         return point.model_copy(update={"threshold": params.threshold})
-    threshold = choose_threshold(val.labels, point.calibrate(log_odds), params.threshold, params.sensitivity_floor)
+    threshold = choose_threshold(labels, point.calibrate(log_odds), params.threshold, params.sensitivity_floor)
     rule = params.threshold + (f" {params.sensitivity_floor:g}" if params.threshold == "sensitivity_floor" else "")
     return point.model_copy(update={"threshold": threshold, "rule": rule})
 

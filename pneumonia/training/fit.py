@@ -88,6 +88,7 @@ class _Checkpoint(keras.callbacks.Callback):
 
 def compile_classifier(model: keras.Model, optimizer: keras.optimizers.Optimizer, steps_per_execution: int = 1) -> None:
     """Compile a model that returns one logit: binary cross-entropy; metrics AUC, F1 and accuracy, 0 to 1."""
+    optimizer.build(model.trainable_variables)  # else the training step is traced once more to create them
     model.compile(
         optimizer,
         LOSS,

@@ -1,25 +1,19 @@
 """The threshold chosen on validation is the best by its rule."""
 
-from pathlib import Path
 from typing import Any, Literal
 
-import keras
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from pneumonia.core.dataset import Split
 from pneumonia.core.errors import InputError
-from pneumonia.core.params import CacheParams, ComputeParams, EvaluateParams, ModelParams
+from pneumonia.core.params import EvaluateParams
 from pneumonia.evaluation.calibration import fit_temperature
 from pneumonia.evaluation.metrics import compute_metrics
 from pneumonia.evaluation.thresholds import choose_operating_point, choose_threshold
 from pneumonia.inference.operating_point import calibrate
-from pneumonia.inference.scores import score_images
-from pneumonia.models.activations import ActivationCache
-from pneumonia.models.classifier import build_model
 
 
 @st.composite
@@ -123,35 +117,22 @@ def test_a_single_class_is_refused(label: int):
 
 # The operating point.
 
-IMAGES = np.random.default_rng(0).integers(0, 256, (7, 32, 32), dtype=np.uint8)
-VAL = Split(IMAGES, np.array([0, 1, 0, 1, 1, 0, 1], np.uint8), np.full(7, "image.png"), np.zeros(7, bool))
+LABELS = np.array([0, 1, 0, 1, 1, 0, 1], np.uint8)
+LOG_ODDS = np.array([-2.0, 1.5, 0.3, 2.5, -0.4, -1.2, 0.9])
 PARAMS = EvaluateParams(threshold=0.3, sensitivity_floor=0.9, flip=False, heatmap="cam", resamples=100, seed=1)
-CACHE = ActivationCache(ComputeParams(precision="float32", batch_size=4, threads="auto"), CacheParams(max_gb=1))
 
 
-@pytest.fixture(scope="module")
-def model() -> keras.Model:
-    keras.utils.set_random_seed(1)
-    return build_model(ModelParams(backbone="tiny", weights="none", image_size=32, dropout=0.5, head="sigmoid"))
-
-
-def test_a_threshold_that_is_a_number_is_taken_as_it_is(
-    model: keras.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.chdir(tmp_path)
-    point = choose_operating_point(model, VAL, PARAMS, CACHE)
+def test_a_threshold_that_is_a_number_is_taken_as_it_is():
+    point = choose_operating_point(LABELS, LOG_ODDS, 32, PARAMS)
     assert (point.threshold, point.rule, point.image_size) == (0.3, "fixed", 32)
 
 
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("rule", ["youden", "f1", "sensitivity_floor"])
 def test_temperature_and_threshold_follow_from_the_scores_of_validation(
-    model: keras.Model, rule: Literal["youden", "f1", "sensitivity_floor"], flip: bool,
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-):  # fmt: skip
-    monkeypatch.chdir(tmp_path)
-    log_odds = score_images(model, VAL.images, CACHE, flip)
-    point = choose_operating_point(model, VAL, PARAMS.model_copy(update={"threshold": rule, "flip": flip}), CACHE)
-    assert (point.flip, point.temperature) == (flip, fit_temperature(VAL.labels, log_odds))
-    assert point.threshold == choose_threshold(VAL.labels, calibrate(log_odds, point.temperature), rule, 0.9)
+    rule: Literal["youden", "f1", "sensitivity_floor"], flip: bool
+):
+    point = choose_operating_point(LABELS, LOG_ODDS, 32, PARAMS.model_copy(update={"threshold": rule, "flip": flip}))
+    assert (point.flip, point.temperature) == (flip, fit_temperature(LABELS, LOG_ODDS))
+    assert point.threshold == choose_threshold(LABELS, calibrate(LOG_ODDS, point.temperature), rule, 0.9)
     assert point.rule == ("sensitivity_floor 0.9" if rule == "sensitivity_floor" else rule)
