@@ -24,7 +24,7 @@ def validate(
     write_json({"images": len(images), "refused": len(rejected), "unexpected": found}, results)
     for check in checks:
         if check.severity == "warning" and check.success is False:
-            print(f"  warning: {check}")
+            print(f"  warning: {str(check).splitlines()[0]}; {docs}/index.html names them")
     raise_on_critical(checks, docs)
     write_table(images, records)
     return f"{len(images):,} images read, {len(rejected):,} files refused"

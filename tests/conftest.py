@@ -10,6 +10,9 @@ from projects import LEADING, LISTENER, REAL_DATA, copy_finished, copy_project, 
 
 # A shell that starts the tests in the background ignores SIGINT, in all that they start too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# Two workers share two cores: threads of each would wait for those of the other.
+for _name in ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
 for _name in [name for name in os.environ if name.startswith(LEADING)]:
     del os.environ[_name]
 
@@ -21,7 +24,8 @@ def project(tmp_path: Path) -> Path:
 
 
 # The longest files, longest first: whichever worker is free takes the next, and no worker is left with a long one.
-SLOWEST = ["test_workflows.py", "test_repro.py", "test_compare.py", "test_server.py", "test_retrain.py"]
+SLOWEST = ["test_seed_systems.py", "test_workflows.py", "test_repro.py", "test_compare.py", "test_server.py",
+           "test_retrain.py", "test_real_images.py"]  # fmt: skip
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

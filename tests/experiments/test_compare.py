@@ -13,31 +13,12 @@ import pandas as pd
 import pytest
 import yaml
 from mlflow import MlflowClient
-from projects import ROOT, copy_finished, copy_project, run
+from projects import ROOT, copy_finished, run
 
 from pneumonia.core.errors import InputError
 from pneumonia.experiments.compare import run_recipes
 
-# The fewest pixels that each backbone takes.
-SEED_SYSTEMS = {"inception_v3": 75, "densenet121_cyclical": 32, "resnet34_one_cycle": 32, "resnet101_cam": 32}
 SWEEP = "finetune.from_layer=conv3,conv2"
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a tiny project for all seed systems: what they have in common runs once."""
-    return copy_project(tmp_path_factory.mktemp("systems") / "project")
-
-
-@pytest.mark.parametrize("recipe", SEED_SYSTEMS)
-def test_one_command_runs_a_seed_system_on_the_phantom_without_any_download(shared: Path, recipe: str) -> None:
-    settings = [
-        f"recipe={recipe}", "data.images=48", "model.weights=none", f"model.image_size={SEED_SYSTEMS[recipe]}",
-        "augment.views=2", "train.epochs=1", "finetune.epochs=1", "finetune.learning_rate=1e-4",
-    ]  # fmt: skip
-    done = run("dvc", "exp", "run", *(part for s in settings for part in ("-S", s)), cwd=shared)
-    assert re.findall(r"Running stage '(\w+)'", done.stdout)[-1] == "register"
-    assert (shared / "reports" / "evaluation" / "heatmaps.png").exists()
 
 
 def read_registry(project: Path) -> tuple[list[str], dict[str, str]]:
@@ -79,7 +60,7 @@ def compared(once: Path, tmp_path_factory: pytest.TempPathFactory) -> Compared:
     run("git", "add", "-A", cwd=project)
     run("git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "the pipeline ran", cwd=project)
     before = read_registry(project)
-    run("dvc", "exp", "run", "--queue", "-S", SWEEP, cwd=project)
+    run("dvc", "exp", "run", "--queue", "-S", SWEEP, "finetune", cwd=project)
     run("dvc", "exp", "run", "--run-all", cwd=project)
     swept = read_registry(project)
     forget(project, "evaluate", "reports/metrics.json")
@@ -88,6 +69,15 @@ def compared(once: Path, tmp_path_factory: pytest.TempPathFactory) -> Compared:
     compare(project, "default", "-S", SWEEP)
     kept = contents == [path.read_text() for path in workspace]
     return Compared(project, before, swept, read_registry(project), kept)
+
+
+def test_queued_experiments_report_to_the_project_they_were_queued_in(compared: Compared) -> None:
+    client = MlflowClient(f"sqlite:///{compared.project / 'mlruns' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("pneumonia")
+    assert experiment
+    runs = client.search_runs([experiment.experiment_id], "tags.phase = 'finetune' and tags.dvc_exp_name != ''")
+    layers = {run.data.params["finetune.from_layer"] for run in runs if "compare" not in run.data.tags["dvc_exp_name"]}
+    assert layers == {"conv3", "conv2"}
 
 
 def test_variants_of_a_recipe_are_compared_in_one_table_and_one_figure(compared: Compared) -> None:
