@@ -37,7 +37,7 @@ setup-dev: .venv/requirements-dev.txt
 
 # Of what DVC prints, a line per stage is left; its errors go to standard error and are shown as they are.
 repro: setup  ## run the pipeline: dvc repro
-	@set -o pipefail; dvc repro | grep --line-buffered -vE "^(> |Running stage|Updating lock|To track|To enable|Use .dvc push|\s|$$)"
+	@set -o pipefail; dvc repro | grep --line-buffered -vE "^(> |Running stage|Updating lock|To track|To enable|Use .dvc push|	|$$)"
 	@python -m pneumonia status
 
 # The shell reads BASE, RECIPE, SET and SOURCE from the environment: what people typed is never part of a command line.
