@@ -57,7 +57,7 @@ def copy_project(target: Path) -> Path:
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target / name)
     set_params(target, TINY)
-    for command in ("init -q", "add -A", "-c user.name=t -c user.email=t@t commit -qm tiny"):
+    for command in ("init -q", "config user.name t", "config user.email t@t", "add -A", "commit -qm tiny"):
         subprocess.run(["git", *command.split()], cwd=target, check=True)
     return target
 
