@@ -7,6 +7,8 @@ import numpy as np
 import pandas as pd
 
 from pneumonia.core.params import Gates
+from pneumonia.evaluation.intervals import compare_models
+from pneumonia.evaluation.metrics import measure
 
 
 @dataclass(frozen=True)
@@ -155,8 +157,6 @@ def find_common_images(champion: Evidence, challenger: Evidence) -> pd.DataFrame
 
 def measure_gains(images: pd.DataFrame, champion: Evidence, challenger: Evidence) -> pd.DataFrame:
     """Return by how much the challenger exceeds the champion on common images, see `intervals.compare_models`."""
-    from pneumonia.evaluation.intervals import compare_models  # slow to import, and most commands compare nothing
-
     scores = [images[f"finetuned_{name}"].to_numpy() for name in ("champion", "challenger")]
     thresholds = (champion.metrics["threshold"], challenger.metrics["threshold"])
     actual = images["actual"].to_numpy(np.uint8)
@@ -165,8 +165,6 @@ def measure_gains(images: pd.DataFrame, champion: Evidence, challenger: Evidence
 
 def estimate_gains(champion: Evidence, challenger: Evidence) -> dict[str, float]:
     """Return by how much the challenger exceeds the champion in each metric on common images, without intervals."""
-    from pneumonia.evaluation.intervals import measure  # slow to import, and most commands compare nothing
-
     images = find_common_images(champion, challenger)
     theirs, ours = (
         measure(images["actual"].to_numpy(np.uint8), images[f"finetuned_{name}"].to_numpy(), model.metrics["threshold"])

@@ -28,7 +28,7 @@ from pneumonia.tracking.spool import KEY, Entry, Recorder, open_run, send_spoole
 
 
 class PhaseRun:
-    """The MLflow run of a training phase; a `training.phase.Listener`."""
+    """The MLflow run of a training phase; a `training.listener.Listener`."""
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder

@@ -32,17 +32,6 @@ PROCESSES.set_forkserver_preload([f"mlflow.store.{part}.sqlalchemy_store" for pa
 OLD = 1000 * (lock.STALE + 60)  # milliseconds
 
 
-@pytest.fixture(scope="module")
-def registered(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a store with versions 1 to 4, none of them champion."""
-    with working_in(tmp_path_factory.mktemp("registered")) as store:
-        client = mlflow.MlflowClient()
-        client.create_registered_model(MODEL_NAME)
-        for _ in range(4):
-            client.create_model_version(MODEL_NAME, "file:nowhere")
-        return store
-
-
 @pytest.fixture(autouse=True)
 def store(registered: Path, tmp_path: Path) -> Iterator[Path]:
     with working_in(tmp_path, registered) as store:
