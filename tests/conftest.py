@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from projects import LEADING, LISTENER, REAL_DATA, copy_finished, copy_project, run
+from projects import LEADING, REAL_DATA, copy_finished, copy_project, run
 
 # A shell that starts the tests in the background ignores SIGINT, in all that they start too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -50,14 +50,13 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.fixture(scope="session")
 def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a tiny project whose pipeline has run, to look at; connections.log beside it lists connections."""
+    """Return a tiny project whose pipeline has run, to look at."""
     base = tmp_path_factory.getbasetemp()
     shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "once"
     with FileLock(shared.with_suffix(".lock")):  # the first worker makes it for all
         if not (shared / "made").exists():
             project = copy_project(shared / "project")
-            (shared / "sitecustomize.py").write_text(LISTENER.format(log=str(shared / "connections.log")))
-            run("dvc", "repro", cwd=project, PYTHONPATH=str(shared))
+            run("dvc", "repro", cwd=project)
             (shared / "made").touch()
     return shared / "project"
 

@@ -4,14 +4,19 @@ import os
 import shutil
 import sqlite3
 import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock
 
 ROOT = Path(__file__).parent.parent
+WARM = ROOT / "tests" / "warm"
 REAL_DATA = ROOT.parent / "shared" / "data"
 REAL_IMAGES = REAL_DATA / "chest_xray"
 # Noise decides what a tiny model reaches.
@@ -63,9 +68,23 @@ def copy_project(target: Path) -> Path:
 
 
 def clean_environment() -> dict[str, str]:
-    """Return the environment without what would lead a test to other stores."""
+    """Return the environment without what would lead a test to other stores; `python -m` starts warm."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(LEADING)}
-    return kept | {"PATH": f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}", "CUDA_VISIBLE_DEVICES": ""}
+    path = f"{WARM}:{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}"
+    return kept | {"PATH": path, "CUDA_VISIBLE_DEVICES": "", "WARM_PYTHON": sys.executable, "WARM_SOCKET": start_warm()}
+
+
+@cache
+def start_warm() -> str:
+    """Start the server of warm processes, once for all workers, and return its address; it ends with the session."""
+    owner = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
+    address = Path(tempfile.gettempdir()) / f"warm-{owner}"
+    with FileLock(f"{address}.lock"):
+        if not address.exists():
+            subprocess.run(
+                [sys.executable, WARM / "server.py", address, str(owner)], stdout=subprocess.DEVNULL, check=True
+            )
+    return str(address)
 
 
 def run(*command: str, cwd: Path, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -76,19 +95,14 @@ def run(*command: str, cwd: Path, check: bool = True, **environment: str) -> sub
     return done
 
 
-# Every Python process of the pipeline tells which other machines it asks for.
-LISTENER = """
-import sys
-from pathlib import Path
-
-def note(event, arguments):
-    if event in ("socket.connect", "socket.getaddrinfo"):
-        with Path({log!r}).open("a") as file:
-            print(sys.argv, event, arguments[-1] if event == "socket.connect" else arguments[0], file=file)
-
-Path({log!r}).touch()
-sys.addaudithook(note)
-"""
+def link_environment(project: Path) -> None:
+    """Give a project a .venv in which everything is installed; its `python -m` starts warm."""
+    commands = project / ".venv" / "bin"
+    commands.mkdir(parents=True)
+    for command in (ROOT / ".venv" / "bin").iterdir():
+        (commands / command.name).symlink_to(WARM / "python" if command.name == "python" else command)
+    for lock in project.glob("requirements*.txt"):
+        shutil.copy(lock, commands.parent)
 
 
 # Where MLflow keeps artifacts by their whole path: without another, a copy of a store writes into the first one.

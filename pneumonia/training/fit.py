@@ -88,7 +88,7 @@ class _Checkpoint(keras.callbacks.Callback):
 
 def compile_classifier(model: keras.Model, optimizer: keras.optimizers.Optimizer, steps_per_execution: int = 1) -> None:
     """Compile a model that returns one logit: binary cross-entropy; metrics AUC, F1 and accuracy, 0 to 1."""
-    optimizer.build(model.trainable_variables)  # else the training step is traced once more to create them
+    optimizer.build(model.trainable_variables)
     model.compile(
         optimizer,
         LOSS,
@@ -97,6 +97,9 @@ def compile_classifier(model: keras.Model, optimizer: keras.optimizers.Optimizer
         steps_per_execution=steps_per_execution,
         jit_compile=False,  # pyright: ignore[reportArgumentType]
     )  # fmt: skip
+    # Variables that the first training step creates cost a second trace of it: 10 s for DenseNet-121.
+    model.compute_metrics(None, np.zeros((1, 1), np.float32), np.zeros((1, 1), np.float32))
+    model.reset_metrics()
 
 
 def fit(

@@ -4,7 +4,6 @@ import csv
 import re
 import shlex
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ def read_registry(project: Path) -> tuple[list[str], dict[str, str]]:
 
 
 def compare(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return run(sys.executable, "-m", "pneumonia", "compare", *arguments, cwd=project)
+    return run("python", "-m", "pneumonia", "compare", *arguments, cwd=project)
 
 
 def forget(project: Path, stage: str, path: str) -> None:

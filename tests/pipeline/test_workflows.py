@@ -1,6 +1,5 @@
 """The retraining workflow, its shell lines run in a clone as on a runner of GitHub."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -8,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from projects import NO_GATES, ROOT, TINY, clean_environment, copy_project, run, set_params
+from projects import NO_GATES, ROOT, TINY, clean_environment, copy_project, link_environment, run, set_params
 
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 JOB = yaml.safe_load((ROOT / ".github" / "workflows" / "retrain.yml").read_text())["jobs"]["retrain"]
@@ -47,10 +46,7 @@ def clone(upstream: Path, tmp_path: Path) -> Path:
     """Return a clone on a runner: its own files, packages as installed, DVC's cache as GitHub restores it."""
     runner = tmp_path / "runner"
     run("git", "clone", "-q", str(upstream), str(runner), cwd=tmp_path)
-    (runner / ".git" / "info" / "exclude").write_text(".venv\n")  # a link here, a folder on a runner
-    (runner / ".venv").symlink_to(ROOT / ".venv")
-    for lock in runner.glob("requirements*.txt"):
-        os.utime(lock, (0, 0))  # older than what is installed, so `make setup` has nothing to do
+    link_environment(runner)
     cache = upstream.parent / "restored"
     cache.mkdir(exist_ok=True)
     (runner / ".dvc" / "cache").symlink_to(cache)
