@@ -69,14 +69,15 @@ def copy_project(target: Path) -> Path:
 
 def clean_environment() -> dict[str, str]:
     """Return the environment without what would lead a test to other stores; `python -m` starts warm."""
+    start_warm()
     kept = {k: v for k, v in os.environ.items() if not k.startswith(LEADING)}
     path = f"{WARM}:{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}"
-    return kept | {"PATH": path, "CUDA_VISIBLE_DEVICES": "", "WARM_PYTHON": sys.executable, "WARM_SOCKET": start_warm()}
+    return kept | {"PATH": path, "CUDA_VISIBLE_DEVICES": ""}
 
 
 @cache
-def start_warm() -> str:
-    """Start the server of warm processes, once for all workers, and return its address; it ends with the session."""
+def start_warm() -> None:
+    """Start the server of warm processes, once for all workers, and tell the environment; it ends with the session."""
     owner = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
     address = Path(tempfile.gettempdir()) / f"warm-{owner}"
     with FileLock(f"{address}.lock"):
@@ -84,7 +85,7 @@ def start_warm() -> str:
             subprocess.run(
                 [sys.executable, WARM / "server.py", address, str(owner)], stdout=subprocess.DEVNULL, check=True
             )
-    return str(address)
+    os.environ |= {"WARM_PYTHON": sys.executable, "WARM_SOCKET": str(address)}
 
 
 def run(*command: str, cwd: Path, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -101,7 +102,7 @@ def link_environment(project: Path) -> None:
     commands.mkdir(parents=True)
     for command in (ROOT / ".venv" / "bin").iterdir():
         (commands / command.name).symlink_to(WARM / "python" if command.name == "python" else command)
-    for lock in project.glob("requirements*.txt"):
+    for lock in ROOT.glob("requirements*.txt"):
         shutil.copy(lock, commands.parent)
 
 

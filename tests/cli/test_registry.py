@@ -153,7 +153,7 @@ def test_a_version_may_be_promoted_by_its_alias(command: Command):
 
 
 def test_a_version_that_fails_is_not_promoted_and_the_process_exits_with_the_reason(project: Path):
-    done = run("python", "-m", "pneumonia", "registry", "promote", "3", "--reason", "newer",
+    done = run(sys.executable, "-m", "pneumonia", "registry", "promote", "3", "--reason", "newer",
                cwd=project, check=False, PYTHONPATH=str(ROOT))  # fmt: skip
     assert done.returncode == 1
     assert re.search(r"roc_auc at least +0.70* +0.80* +False", done.stdout)

@@ -142,13 +142,16 @@ def test_a_commit_that_does_not_exist_is_named(inside: Path) -> None:
         reproduce("nowhere")
 
 
-def test_a_commit_whose_pipeline_fails_is_named(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_commit_whose_pipeline_fails_is_named(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(finished)
     monkeypatch.setenv("PATH", clean_environment()["PATH"])
     set_params(finished, {"split": {"seed": -1}})
     run("git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qam", "broken", cwd=finished)
     with pytest.raises(InputError, match="The pipeline of HEAD failed"):
         reproduce("HEAD")
+    assert "split.seed is -1" in capfd.readouterr().err
 
 
 def test_settings_that_cannot_be_parsed_are_an_error() -> None:

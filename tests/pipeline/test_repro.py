@@ -15,7 +15,7 @@ import yaml
 from dvc.repo import Repo
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from projects import ROOT, clean_environment, copy_finished, link_environment, run, set_params
+from projects import clean_environment, copy_finished, link_environment, run, set_params
 from waiting import wait_for
 
 STAGES = ["fetch", "validate", "merge", "split", "augment", "train", "finetune", "evaluate", "report", "register"]
@@ -76,7 +76,6 @@ def test_a_second_repro_runs_nothing_but_register_whatever_changed_in_the_docs(f
 
 
 def test_make_repro_runs_what_a_parameter_changes_and_shows_a_line_per_stage_and_the_result(finished: Path) -> None:
-    shutil.copy(ROOT / "requirements.txt", finished)
     link_environment(finished)
     set_params(finished, {"finetune": {"learning_rate": 0.02}})
     said = run("make", "repro", cwd=finished)
