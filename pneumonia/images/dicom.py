@@ -146,4 +146,4 @@ def _apply_voi(
         return apply_windowing(values, image), black, white
     if not used.any():
         _refuse("nothing but padding")
-    return values, values[used].min(), values[used].max()
+    return values, float(values[used].min()), float(values[used].max())
