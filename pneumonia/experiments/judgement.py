@@ -73,6 +73,18 @@ def judge_against(commit: str, name: str, gates: Gates) -> Judgement:
     return Judgement(name, checks, images, measure_gains(images, baseline, ours))
 
 
+def read_gates(commit: str, ours: Gates) -> Gates:
+    """Return the gates of a commit: whoever changes a gate is not judged by it.
+
+    Args:
+        commit: whose params.yaml to read.
+        ours: gates of this commit, for those that the other does not know yet.
+    """
+    theirs = yaml.safe_load(DVCFileSystem(rev=commit).read_text("params.yaml"))["register"]["gates"]
+    known = {name: value for name, value in theirs.items() if name in Gates.model_fields}
+    return Gates.model_validate(ours.model_dump() | known)
+
+
 def find_evidence(revision: str | None, name: str) -> Evidence:
     """Return the evidence about the model of a commit, or of the workspace where the revision is None.
 
