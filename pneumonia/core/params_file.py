@@ -50,8 +50,8 @@ def refuse_interpolation(where: str, text: str) -> None:
     if found := re.search(r"\$\{[^}]*\}?", text):
         raise InputError(
             f"{where} holds {found[0]}.",
-            expected="plain values",
-            remedy="write the value itself; no secret is a parameter",
+            expected="plain values, as MLflow shows all of them",
+            remedy="write the value itself, and keep secrets out of parameters",
         )
 
 

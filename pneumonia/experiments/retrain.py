@@ -93,7 +93,7 @@ def list_changes(recipe: str, settings: str, source: str) -> list[str]:
             expected="name=value, separated by blanks",
             remedy="close the quotation",
         ) from None
-    # As Hydra and `dvc exp run -S` write it: `++register.x=1`, `~register`, `register@_global_=a`, `params.yaml:register.x=1`.
+    # As DVC and Hydra write it: register.x=1, ++register.x=1, ~register, register@y=z, params.yaml:register.x=1.
     if gated := [change for change in changes if re.match(r"([^=]*:)?[+~]*register\b", change)]:
         raise _refuse_gates(gated[0])
     return [f"recipe={recipe}"] * bool(recipe) + changes + [f"data.source={source}"] * bool(source)

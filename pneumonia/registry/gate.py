@@ -156,7 +156,7 @@ def _read_switch(name: str, *, default: bool) -> bool:
 
 
 def find_vetoes(version: ModelVersion) -> list[str]:
-    """Return why only a person may promote a version, whatever the gates say: what a rollback was for, none of them sees."""
+    """Return why only a person may promote a version: no gate sees what a rollback was made for."""
     vetoes = {
         "promotion frozen by a rollback": find_freeze(read_audit()) is not None,
         "rolled back since it was champion": was_rolled_back(version),

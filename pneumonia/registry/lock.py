@@ -46,8 +46,9 @@ def hold_lock(by: str) -> Iterator[Callable[[], None]]:
         while not _take(ticket):
             if time.monotonic() > deadline:
                 held = find_model(LOCK)
+                who = held.description if held else "it has just ended"
                 raise PromotionRefusedError(
-                    f"Another promotion or registration is under way: {held.description if held else 'it has just ended'}.",
+                    f"Another promotion or registration is under way: {who}.",
                     expected=f"its end within {WAIT:.0f} seconds",
                     remedy=f"run the command again; after {STALE / 60:.0f} minutes the other one counts as killed",
                 )
