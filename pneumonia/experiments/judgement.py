@@ -9,7 +9,15 @@ from dvc.api import DVCFileSystem
 
 from pneumonia.core.errors import InputError
 from pneumonia.core.params import Gates
-from pneumonia.registry.checks import Check, Evidence, check_against, check_floors, find_common_images, measure_gains
+from pneumonia.registry.checks import (
+    Check,
+    Evidence,
+    check_against,
+    check_floors,
+    describe_split,
+    find_common_images,
+    measure_gains,
+)
 
 
 @dataclass(frozen=True)
@@ -95,11 +103,12 @@ def find_evidence(revision: str | None, name: str) -> Evidence:
     try:
         metrics = json.loads(files.read_text("reports/metrics.json"))["finetuned"]
         crossing = json.loads(files.read_text("reports/split.json"))["crossing_patients"]
-        source = yaml.safe_load(files.read_text("params.yaml"))["data"]["source"]
+        params = yaml.safe_load(files.read_text("params.yaml"))
+        synthetic, drawn = params["data"]["source"] == "phantom", describe_split(params["split"])
         with files.open("reports/evaluation/predictions.csv") as file:
             predictions = pd.read_csv(file, dtype={"sha256": "str", "patient_id": "str"})
     except (OSError, KeyError) as error:
         raise InputError(
             f"The model of {name} cannot be judged: {error}.", expected="the outputs of its pipeline", remedy="dvc pull"
         ) from error
-    return Evidence(name, metrics, source == "phantom", crossing, lambda: predictions)
+    return Evidence(name, metrics, synthetic, crossing, drawn, lambda: predictions)

@@ -49,8 +49,8 @@ def read_audit() -> list[Record]:
 
     Fields: action (promote, rollback or resume), version, former (the champion until then, or None), by, at (ISO 8601,
     UTC), reason, forced, evidence, and took_place. The last is derived: a process killed between record and alias
-    leaves the former champion in place, which the next record, or else the alias, shows. An alias put back by hand looks the
-    same, and is the same for the champion. A resume moves nothing, and takes place when it is written.
+    leaves the former champion in place, which the next record, or else the alias, shows. An alias put back by hand
+    looks the same, and is the same for the champion. A resume moves nothing, and takes place when it is written.
     """
     connect()
     return list(read_trail()[0].values())

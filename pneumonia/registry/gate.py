@@ -57,7 +57,8 @@ def find_evidence(version: ModelVersion, name: str) -> Evidence:
     metrics = {tag.removeprefix("test_"): float(value) for tag, value in version.tags.items() if tag[:5] == "test_"}
     crossing = int(version.tags.get("crossing_patients", "0"))
     read = cache(partial(read_predictions, version)) if "package_sha256" in version.tags else None
-    return Evidence(name, metrics, version.tags.get("synthetic") == "True", crossing, read)
+    drawn, synthetic = version.tags.get("split_drawn", "unknown"), version.tags.get("synthetic") == "True"
+    return Evidence(name, metrics, synthetic, crossing, drawn, read)
 
 
 def judge(version: ModelVersion, champion: ModelVersion | None, gates: Gates) -> list[Check]:

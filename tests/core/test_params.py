@@ -125,6 +125,7 @@ def test_no_value_has_a_default(tmp_path: Path, key: str):
         ("evaluate.sensitivity_floor", 1.1, "less than or equal to 1"),
         ("evaluate.resamples", 99, "greater than or equal to 100"),
         ("register.gates.min_common_images", 0, "greater than or equal to 1"),
+        ("register.gates.min_common_patients", 0, "greater than or equal to 1"),
         ("register.gates.margin_roc_auc", -0.01, "greater than or equal to 0"),
     ],
 )

@@ -26,7 +26,7 @@ def judge(base: pd.DataFrame, ours: pd.DataFrame, *checks: Check) -> Judgement:
     images = base.drop(columns="finetuned").assign(
         finetuned_champion=base["finetuned"], finetuned_challenger=ours["finetuned"]
     )
-    models = [Evidence(name, {"threshold": 0.5}, False, 0, None) for name in ("main", "this run")]
+    models = [Evidence(name, {"threshold": 0.5}, False, 0, "", None) for name in ("main", "this run")]
     return Judgement("main", list(checks), images, measure_gains(images, *models))
 
 
