@@ -95,9 +95,9 @@ def check_common(champion: Evidence, challenger: Evidence, gates: Gates) -> list
 def check_non_inferior(champion: Evidence, challenger: Evidence, margins: Mapping[str, float]) -> list[Check]:
     """Check that a challenger loses no more than a margin in each metric, each model at its own operating point.
 
-    Non-inferiority: the lower bound of the paired 95 % interval of the difference is at least minus the margin. As all
-    checks have to pass, testing several metrics needs no correction (intersection-union test: Berger 1982, Technometrics
-    24:295).
+    Non-inferiority: the lower bound of the paired 95 % interval of the difference, see `bound_gains`, is at least minus
+    the margin. As all checks have to pass, testing several metrics needs no correction (intersection-union test: Berger
+    1982, Technometrics 24:295).
     """
     images = find_common_images(champion, challenger)
     bounds = bound_gains(*_arrange(images, champion, challenger))
