@@ -54,7 +54,7 @@ def _retrain(base: str, name: str, recipe: str, settings: str, source: str, summ
     run_pipeline(changes)
     params = load_params()
     if params.register_ != committed:
-        raise _refuse_gates("The composed parameters")
+        raise _refuse_change("The recipe")
     gates = read_gates(commit, params.register_.gates) if commit else params.register_.gates
     if gates != params.register_.gates:
         warnings.append(f"The gates are those of {name}; the ones of this commit count once it is merged.")
@@ -78,8 +78,8 @@ def list_changes(recipe: str, settings: str, source: str) -> list[str]:
         source: value of data.source, empty for the committed one.
 
     Raises:
-        InputError: the recipe does not exist, the settings cannot be parsed or change a gate, or something is
-            interpolated.
+        InputError: the recipe does not exist, the settings cannot be parsed or change a gate or a file, or something
+            is interpolated.
     """
     check_recipes([recipe] * bool(recipe))
     for path in sorted(RECIPES.parent.rglob("*.yaml")):
@@ -93,17 +93,18 @@ def list_changes(recipe: str, settings: str, source: str) -> list[str]:
             expected="name=value, separated by blanks",
             remedy="close the quotation",
         ) from None
-    # As DVC and Hydra write it: register.x=1, ++register.x=1, ~register, register@y=z, params.yaml:register.x=1.
-    if gated := [change for change in changes if re.match(r"([^=]*:)?[+~]*register\b", change)]:
-        raise _refuse_gates(gated[0])
+    for change in changes:
+        # DVC takes `dvc.yaml:stages.fetch.cmd=...` too, and Hydra `++`, `~` and `@`: whatever is not plainly one parameter.
+        if not re.match(r"(?!register\.)[a-z_]+(\.[a-z_]+)+=", change):
+            raise _refuse_change(f"The setting {change!r}")
     return [f"recipe={recipe}"] * bool(recipe) + changes + [f"data.source={source}"] * bool(source)
 
 
-def _refuse_gates(what: str) -> InputError:
+def _refuse_change(what: str) -> InputError:
     return InputError(
-        f"{what} would change the gates that judge the model.",
-        expected="settings outside of the section register",
-        remedy="change register.gates in params.yaml and conf/config.yaml, in a pull request of its own",
+        f"{what} changes more than parameters of the model.",
+        expected="section.name=value, outside of the section register with the gates that judge the model",
+        remedy="change anything else in a pull request of its own",
     )
 
 

@@ -163,23 +163,42 @@ def test_settings_that_cannot_be_parsed_are_an_error() -> None:
 @pytest.mark.parametrize("settings", [
     "register.gates.margin_roc_auc=1.0", "++register.gates.min_roc_auc=0", "'+register.gates.new=1'", "~register",
     "params.yaml:register.gates.margin_roc_auc=1.0", "conf/config.yaml:register.gates.margin_roc_auc=1.0",
-    "finetune.epochs=2 register={gates:{}}", "register@_global_=none",
+    "finetune.epochs=2 register={gates:{}}", "register@_global_=none", "'dvc.yaml:stages.fetch.cmd=touch pwned'",
+    "+hydra.searchpath=[x]", "recipe@register=sly", "'finetune.epochs = 2'",
 ])  # fmt: skip
-def test_settings_that_would_change_a_gate_are_refused(settings: str, inside: Path) -> None:
-    with pytest.raises(InputError, match="would change the gates that judge the model"):
+def test_settings_that_change_a_gate_or_a_file_are_refused(settings: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(InputError, match="changes more than parameters of the model"):
         list_changes("", settings, "")
+
+
+def test_a_recipe_that_changes_a_gate_is_refused(inside: Path) -> None:
+    kept = Path("params.yaml").read_text()
+    recipe = Path("conf/recipe/sly.yaml")
+    recipe.write_text("# @package _global_\nregister:\n  gates:\n    min_sensitivity: 0.1\n")
+    try:
+        with pytest.raises(InputError, match="The recipe changes more than parameters"):
+            retrain("nowhere", "sly", "", "", Path("reports/retraining"))
+    finally:
+        recipe.unlink()
+        run("git", "checkout", "-q", "params.yaml", cwd=inside)
+    assert Path("params.yaml").read_text() == kept
 
 
 @pytest.mark.parametrize("settings, source", [
     ("data.path=${oc.env:MLFLOW_TRACKING_PASSWORD}", ""), ("'train.seed=${finetune.seed}'", ""), ("", "${oc.env:HOME}"),
 ])  # fmt: skip
-def test_settings_that_hydra_would_replace_are_refused(settings: str, source: str, inside: Path) -> None:
+def test_settings_that_hydra_would_replace_are_refused(
+    settings: str, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
     with pytest.raises(InputError, match=r"A setting holds \$\{"):
         list_changes("", settings, source)
 
 
-def test_a_recipe_that_reads_the_environment_is_refused(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(finished)
+def test_a_recipe_that_reads_the_environment_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("conf/recipe").mkdir(parents=True)
     Path("conf/recipe/sly.yaml").write_text("# @package _global_\ndata:\n  path: ${oc.env:MLFLOW_TRACKING_PASSWORD}\n")
     with pytest.raises(InputError, match=r"conf/recipe/sly\.yaml holds \$\{oc\.env:MLFLOW_TRACKING_PASSWORD\}"):
         list_changes("sly", "", "")

@@ -130,7 +130,7 @@ def test_a_push_to_main_registers_and_promotes_and_leaves_a_complete_lock(clone:
 @pytest.mark.parametrize("typed, said", [
     ({"recipe": "$(touch pwned)"}, "There is no recipe '$(touch pwned)'."),
     ({"overrides": "finetune.epochs=1 'evaluate.seed=4$(touch pwned)'"}, "The pipeline failed."),
-    ({"overrides": "register.gates.margin_roc_auc=1.0"}, "would change the gates"),
+    ({"overrides": "register.gates.margin_roc_auc=1.0"}, "changes more than parameters"),
     ({"overrides": "model.weights=${oc.env:PATH}"}, "A setting holds ${oc.env:PATH}."),
 ])  # fmt: skip
 def test_what_a_person_types_reaches_the_pipeline_and_no_shell(typed: dict[str, str], said: str, clone: Path) -> None:
