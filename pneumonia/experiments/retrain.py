@@ -94,8 +94,8 @@ def list_changes(recipe: str, settings: str, source: str) -> list[str]:
             remedy="close the quotation",
         ) from None
     for change in changes:
-        # DVC takes `dvc.yaml:stages.fetch.cmd=...` too, and Hydra `++`, `~` and `@`: whatever is not plainly one parameter.
-        if not re.match(r"(?!register\.)[a-z_]+(\.[a-z_]+)+=", change):
+        # DVC would also take `dvc.yaml:stages.fetch.cmd=...`, and Hydra `++`, `~`, `@` and settings of its own.
+        if not re.match(r"(?!register\.|hydra\.)[a-z_]+(\.[a-z_]+)+=", change):
             raise _refuse_change(f"The setting {change!r}")
     return [f"recipe={recipe}"] * bool(recipe) + changes + [f"data.source={source}"] * bool(source)
 

@@ -164,7 +164,7 @@ def test_settings_that_cannot_be_parsed_are_an_error() -> None:
     "register.gates.margin_roc_auc=1.0", "++register.gates.min_roc_auc=0", "'+register.gates.new=1'", "~register",
     "params.yaml:register.gates.margin_roc_auc=1.0", "conf/config.yaml:register.gates.margin_roc_auc=1.0",
     "finetune.epochs=2 register={gates:{}}", "register@_global_=none", "'dvc.yaml:stages.fetch.cmd=touch pwned'",
-    "+hydra.searchpath=[x]", "recipe@register=sly", "'finetune.epochs = 2'",
+    "hydra.searchpath=[x]", "++train.seed=1", "recipe@register=sly", "'finetune.epochs = 2'",
 ])  # fmt: skip
 def test_settings_that_change_a_gate_or_a_file_are_refused(settings: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
