@@ -17,6 +17,7 @@ from pneumonia.evaluation.intervals import LEVEL, Patients
 from pneumonia.evaluation.metrics import Floats, Labels, Probabilities
 
 Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
+PRIOR = 100  # patients; chosen by simulation, docs/registry.md
 
 
 def bound_gains(
@@ -24,7 +25,8 @@ def bound_gains(
 ) -> dict[str, float]:
     """Return the lower bounds of the paired 95 % intervals of what the second model gains over the first.
 
-    Images of a patient are alike, so no more is concluded from them than their patients would allow if they were equal.
+    Images of a patient are alike, so they count as fewer: their number is divided by the design effect, the variance over
+    patients divided by that over images (Kish 1965, "Survey Sampling", section 8.2).
 
     Args:
         labels: 0 or 1, both occur, shape (n,).
@@ -48,10 +50,11 @@ def bound_gains(
 
 
 def _bound_rate(before: npt.NDArray[np.bool_], after: npt.NDArray[np.bool_], patients: Patients) -> float:
-    """Return Tango's bound of a difference of paired rates, with as many observations as there are patients."""
-    count = len(np.unique(patients))
-    share = count / len(patients)
-    lost, won = share * (before & ~after).sum(), share * (~before & after).sum()
+    """Return Tango's bound of a difference of paired rates."""
+    _, owners = np.unique(patients, return_inverse=True)
+    gains = after.astype(float) - before
+    effect = _find_design_effect(gains[None] - gains.mean(), owners)
+    lost, won, count = (number / effect for number in ((gains < 0).sum(), (gains > 0).sum(), len(gains)))
 
     def find_variance(loss: float) -> float:
         # The most probable rate of losses where the true difference is -loss: Tango's equation for q21.
@@ -63,26 +66,38 @@ def _bound_rate(before: npt.NDArray[np.bool_], after: npt.NDArray[np.bool_], pat
 
 
 def _bound_area(ill: npt.NDArray[np.bool_], first: Probabilities, second: Probabilities, patients: Patients) -> float:
-    """Return the score bound of a difference of areas under the ROC curve.
+    """Return the bound of a difference of areas under the ROC curve.
 
-    The variance of each area is that of Hanley & McNeil (1982, Radiology 143:29) at the areas in question, symmetric as
-    Newcombe takes it. The correlation of the two is estimated over patients (Obuchowski 1997, Biometrics 53:567).
+    Its variance is a mean, weighted by patients, of what is seen over them (Obuchowski 1997, Biometrics 53:567) and of
+    what the two areas in question would have, as if that had been seen in PRIOR patients: the latter decides in small
+    samples, the former in large ones.
     """
     placed = np.stack([_place(ill, scores) for scores in (first, second)])
     areas = placed[:, ill].mean(axis=1)
-    parts = np.where(ill, (placed - areas[:, None]) / ill.sum(), (placed - areas[:, None]) / (~ill).sum())
-    _, owners = np.unique(patients, return_inverse=True)
+    parts = (placed - areas[:, None]) / np.where(ill, ill.sum(), (~ill).sum())
+    names, owners = np.unique(patients, return_inverse=True)
     sums = np.stack([np.bincount(owners, part) for part in parts])
-    (one, both), (_, other) = sums @ sums.T
+    (one, both), (_, other) = sums @ sums.T * len(names) / (len(names) - 1)
     alike = max(both / np.sqrt(one * other), 0.0) if one * other > 0 else 0.0
-    counts = len(np.unique(patients[ill])), len(np.unique(patients[~ill]))
+    effect = _find_design_effect(parts, owners)
+    weight = len(names) / (len(names) + PRIOR)
 
     def find_variance(loss: float) -> float:
         better = min(areas.mean() + loss / 2, 1.0)
-        spreads = [_find_area_spread(area, *counts) for area in (better, max(better - loss, 0.0))]
-        return spreads[0] ** 2 + spreads[1] ** 2 - 2 * alike * spreads[0] * spreads[1]
+        s, t = (
+            _find_spread(area, ill.sum() / effect, (~ill).sum() / effect) for area in (better, max(better - loss, 0.0))
+        )
+        return weight * (one + other - 2 * both) + (1 - weight) * (s**2 + t**2 - 2 * alike * s * t)
 
     return _solve(areas[1] - areas[0], find_variance)
+
+
+def _find_design_effect(parts: Floats, owners: npt.NDArray[np.intp]) -> float:
+    """Return how many images tell as much as one image of a patient with no other; `parts` have the mean 0."""
+    most = len(owners) / (owners.max() + 1)
+    apart = (parts**2).sum()
+    together = sum((np.bincount(owners, part) ** 2).sum() for part in parts)
+    return float(np.clip(together / apart, 1, most)) if apart > 0 else most
 
 
 def _place(ill: npt.NDArray[np.bool_], scores: Probabilities) -> Floats:
@@ -95,7 +110,8 @@ def _place(ill: npt.NDArray[np.bool_], scores: Probabilities) -> Floats:
     return shares
 
 
-def _find_area_spread(area: float, ill: int, healthy: int) -> float:
+def _find_spread(area: float, ill: float, healthy: float) -> float:
+    """Return the standard deviation of an area: Hanley & McNeil 1982, Radiology 143:29, symmetric as Newcombe takes it."""
     more = (ill + healthy) / 2 - 1
     factor = 1 + more * ((1 - area) / (2 - area) + area / (1 + area))
     return float(np.sqrt(area * (1 - area) * factor / (ill * healthy)))
@@ -107,4 +123,7 @@ def _solve(gain: float, find_variance: Callable[[float], float]) -> float:
     def exceed(loss: float) -> float:
         return gain + loss - Z * np.sqrt(max(find_variance(loss), 0.0))
 
-    return -float(brentq(exceed, -gain, 1.0)) if exceed(1.0) > 0 else -1.0
+    nearest = 1e-9 - gain  # what was seen itself is often a root too, the smallest
+    if exceed(nearest) >= 0:
+        return gain
+    return -float(brentq(exceed, nearest, 1.0)) if exceed(1.0) > 0 else -1.0
