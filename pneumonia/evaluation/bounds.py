@@ -25,8 +25,8 @@ def bound_gains(
 ) -> dict[str, float]:
     """Return the lower bounds of the paired 95 % intervals of what the second model gains over the first.
 
-    Images of a patient are alike, so they count as fewer: their number is divided by the design effect, the variance over
-    patients divided by that over images (Kish 1965, "Survey Sampling", section 8.2).
+    Images of a patient are alike, so they count as fewer: their number is divided by the design effect, the variance
+    over patients divided by that over images (Kish 1965, "Survey Sampling", section 8.2).
 
     Args:
         labels: 0 or 1, both occur, shape (n,).
@@ -80,13 +80,12 @@ def _bound_area(ill: npt.NDArray[np.bool_], first: Probabilities, second: Probab
     (one, both), (_, other) = sums @ sums.T * len(names) / (len(names) - 1)
     alike = max(both / np.sqrt(one * other), 0.0) if one * other > 0 else 0.0
     effect = _find_design_effect(parts, owners)
+    counts = ill.sum() / effect, (~ill).sum() / effect
     weight = len(names) / (len(names) + PRIOR)
 
     def find_variance(loss: float) -> float:
         better = min(areas.mean() + loss / 2, 1.0)
-        s, t = (
-            _find_spread(area, ill.sum() / effect, (~ill).sum() / effect) for area in (better, max(better - loss, 0.0))
-        )
+        s, t = (_find_spread(area, *counts) for area in (better, max(better - loss, 0.0)))
         return weight * (one + other - 2 * both) + (1 - weight) * (s**2 + t**2 - 2 * alike * s * t)
 
     return _solve(areas[1] - areas[0], find_variance)
@@ -111,7 +110,7 @@ def _place(ill: npt.NDArray[np.bool_], scores: Probabilities) -> Floats:
 
 
 def _find_spread(area: float, ill: float, healthy: float) -> float:
-    """Return the standard deviation of an area: Hanley & McNeil 1982, Radiology 143:29, symmetric as Newcombe takes it."""
+    """Return the standard deviation of an area (Hanley & McNeil 1982, Radiology 143:29), symmetric as Newcombe's."""
     more = (ill + healthy) / 2 - 1
     factor = 1 + more * ((1 - area) / (2 - area) + area / (1 + area))
     return float(np.sqrt(area * (1 - area) * factor / (ill * healthy)))

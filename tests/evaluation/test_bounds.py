@@ -39,7 +39,7 @@ def draw_study(
     """
     labels = (np.arange(count) < count // 2).astype(np.uint8)
     owners = np.concatenate([np.repeat(np.arange(count), rng.integers(1, each + 1, count))[: n] for n in
-                             (count // 2, count - count // 2)]) + count * labels  # fmt: skip
+                             (count // 2, count - count // 2)]) + count * labels.astype(int)  # fmt: skip
     _, owners = np.unique(owners, return_inverse=True)
 
     def draw(size: int) -> Any:
