@@ -77,7 +77,7 @@ def _bound_area(ill: npt.NDArray[np.bool_], first: Probabilities, second: Probab
     parts = (placed - areas[:, None]) / np.where(ill, ill.sum(), (~ill).sum())
     names, owners = np.unique(patients, return_inverse=True)
     sums = np.stack([np.bincount(owners, part) for part in parts])
-    (one, both), (_, other) = sums @ sums.T * len(names) / (len(names) - 1)
+    (one, both), (_, other) = sums @ sums.T * len(names) / max(len(names) - 1, 1)
     alike = max(both / np.sqrt(one * other), 0.0) if one * other > 0 else 0.0
     effect = _find_design_effect(parts, owners)
     counts = ill.sum() / effect, (~ill).sum() / effect
