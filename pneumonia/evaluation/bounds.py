@@ -125,4 +125,4 @@ def _solve(gain: float, find_variance: Callable[[float], float]) -> float:
     nearest = 1e-9 - gain  # what was seen itself is often a root too, the smallest
     if exceed(nearest) >= 0:
         return gain
-    return -float(brentq(exceed, nearest, 1.0)) if exceed(1.0) > 0 else -1.0
+    return -float(brentq(exceed, nearest, 1.0)) if exceed(1.0) > 0 else -1.0  # pyright: ignore[reportArgumentType]

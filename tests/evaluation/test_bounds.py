@@ -87,7 +87,7 @@ def test_at_the_bound_the_difference_is_z_deviations_away_at_the_most_probable_r
     def surprise(rate: float) -> float:  # of losses, where gains are rarer by `loss`
         return -xlogy([lost, won, count - lost - won], [rate, rate - loss, 1 - 2 * rate + loss]).sum()
 
-    rate = minimize_scalar(surprise, bounds=(max(loss, 0), (1 + loss) / 2), options={"xatol": 1e-9}).x
+    rate = minimize_scalar(surprise, bounds=(max(loss, 0), (1 + loss) / 2), options={"xatol": 1e-9}).x  # pyright: ignore
     deviation = ((2 * rate - loss - loss**2) / count) ** 0.5
     assert (won - lost) / count + loss == pytest.approx(Z * deviation, abs=1e-4)
 
@@ -115,9 +115,9 @@ def test_more_images_of_the_same_patients_show_no_more() -> None:
     rng = np.random.default_rng(3)
     labels, first, second, cuts, _ = draw_study(rng, 100, (0.9, 0.92), each=1)
     once = bound_gains(labels, first, second, cuts, np.arange(100))
-    labels, first, second, owners = (np.repeat(column, 5) for column in (labels, first, second, np.arange(100)))
-    assert bound_gains(labels, first, second, cuts, owners) == pytest.approx(once)
-    apart = bound_gains(labels, first, second, cuts, np.arange(500))
+    repeated = [np.repeat(column, 5) for column in (labels, first, second)]
+    assert bound_gains(*repeated, cuts, np.repeat(np.arange(100), 5)) == pytest.approx(once)
+    apart = bound_gains(*repeated, cuts, np.arange(500))
     assert all(apart[metric] > once[metric] for metric in once)
 
 
@@ -140,7 +140,9 @@ def main(studies: int = 1000) -> None:
         for pair in pairs:
             for count in (50, 100, 200, 582):
                 rng, passed, patients = np.random.default_rng(5), np.zeros(2), 0
-                given = {"areas": pair} if metric == "roc_auc" else {"areas": (0.99, 0.99), "sensitivities": pair}
+                given: dict[str, Any] = (
+                    {"areas": pair} if metric == "roc_auc" else {"areas": (0.99, 0.99), "sensitivities": pair}
+                )
                 for number in range(studies):
                     study = draw_study(rng, count, **given)
                     patients += len(np.unique(study[4]))

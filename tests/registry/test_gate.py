@@ -196,9 +196,9 @@ def test_the_lower_bound_is_that_of_the_paired_interval_over_patients():
         for table in (predict(images, 0.5), predict(images, 0.6, seed=1))
     )
     found = find_bound(check_against(crown(champion), register(challenger), GATES))
-    scores = [table["finetuned"].to_numpy() for table in (champion, challenger)]
+    first, second = (table["finetuned"].to_numpy() for table in (champion, challenger))
     of_patients, of_images = (
-        bound_gains(images["actual"].to_numpy(np.uint8), *scores, (0.5, 0.5), owners)["roc_auc"]
+        bound_gains(images["actual"].to_numpy(np.uint8), first, second, (0.5, 0.5), owners)["roc_auc"]
         for owners in (images["patient_id"].to_numpy(), np.arange(200))
     )
     assert found == round(of_patients, 6) < round(of_images, 6)
