@@ -140,11 +140,11 @@ def main(studies: int = 1000) -> None:
         for pair in pairs:
             for count in (50, 100, 200, 582):
                 rng, passed, patients = np.random.default_rng(5), np.zeros(2), 0
-                given: dict[str, Any] = (
+                chosen: dict[str, Any] = (
                     {"areas": pair} if metric == "roc_auc" else {"areas": (0.99, 0.99), "sensitivities": pair}
                 )
                 for number in range(studies):
-                    study = draw_study(rng, count, **given)
+                    study = draw_study(rng, count, **chosen)
                     patients += len(np.unique(study[4]))
                     lows = (
                         compare_models(*study, resamples=500, seed=number)["low"][metric],
