@@ -211,6 +211,18 @@ def test_a_freeze_is_told_wherever_one_looks_with_its_reason_and_how_to_lift_it(
         assert 'misses effusions. To lift this: python -m pneumonia registry resume --reason "..."' in printed
 
 
+def test_the_status_after_a_run_tells_a_freeze_too(
+    command: Command, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    command("promote", "2")
+    command("rollback", "--reason", "misses effusions")
+    (project / "reports").mkdir()
+    (project / "reports" / "metrics.json").write_text('{"finetuned": {"roc_auc": 0.9}}')
+    monkeypatch.setattr(sys, "argv", ["pneumonia", "status"])
+    main()
+    assert "Automatic promotion is frozen: Grace Hopper rolled back version 2" in capsys.readouterr().out
+
+
 def test_a_freeze_is_lifted_with_a_reason_on_record(command: Command):
     command("promote", "2")
     command("rollback", "--reason", "misses effusions")

@@ -115,9 +115,9 @@ def test_more_images_of_the_same_patients_show_no_more() -> None:
     rng = np.random.default_rng(3)
     labels, first, second, cuts, _ = draw_study(rng, 100, (0.9, 0.92), each=1)
     once = bound_gains(labels, first, second, cuts, np.arange(100))
-    repeated = [np.repeat(column, 5) for column in (labels, first, second)]
-    assert bound_gains(*repeated, cuts, np.repeat(np.arange(100), 5)) == pytest.approx(once)
-    apart = bound_gains(*repeated, cuts, np.arange(500))
+    labels, first, second = (np.repeat(column, 5) for column in (labels, first, second))
+    assert bound_gains(labels, first, second, cuts, np.repeat(np.arange(100), 5)) == pytest.approx(once)
+    apart = bound_gains(labels, first, second, cuts, np.arange(500))
     assert all(apart[metric] > once[metric] for metric in once)
 
 
