@@ -59,7 +59,7 @@ packages:
 
 lint: setup-dev
 	@ruff check && ruff format --check && basedpyright
-	@zizmor --quiet --offline --no-progress .github/workflows
+	@zizmor --quiet --offline --no-progress --persona=auditor .github/workflows
 	@hadolint Dockerfile
 	@check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 

@@ -23,6 +23,7 @@ REAL_IMAGES = REAL_DATA / "chest_xray"
 NO_GATES = {
     "min_roc_auc": 0.0, "min_sensitivity": 0.0, "min_specificity": 0.0, "max_calibration_error": 1.0,
     "margin_roc_auc": 1.0, "margin_sensitivity": 1.0, "margin_specificity": 1.0, "min_common_images": 1,
+    "min_common_patients": 1,
 }  # fmt: skip
 TINY = {
     "data": {"images": 60},

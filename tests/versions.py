@@ -16,12 +16,14 @@ from pneumonia.registry.versions import MODEL_NAME, find_alias
 GATES = Gates(
     min_roc_auc=0.8, min_sensitivity=0.8, min_specificity=0.8, max_calibration_error=0.1,
     margin_roc_auc=0.02, margin_sensitivity=0.05, margin_specificity=0.05, min_common_images=50,
+    min_common_patients=20,
 )  # fmt: skip
 
 
 TAGS = {
     "test_roc_auc": "0.9", "test_sensitivity": "0.9", "test_specificity": "0.9", "test_calibration_error": "0.05",
     "test_threshold": "0.5", "synthetic": "False", "crossing_patients": "0", "recipe": "default",
+    "split_drawn": "patient 0.8/0.1/0.1 seed 123",
 }  # fmt: skip
 
 

@@ -8,10 +8,10 @@ import pandas as pd
 
 from pneumonia.core.errors import InputError
 from pneumonia.core.params_file import load_params
-from pneumonia.registry.audit import Record, find_promoter, read_audit
+from pneumonia.registry.audit import Record, describe_freeze, find_promoter, read_audit
 from pneumonia.registry.checks import tabulate
 from pneumonia.registry.gate import judge, promote_judged, read_checks
-from pneumonia.registry.promotion import rollback
+from pneumonia.registry.promotion import resume, rollback
 from pneumonia.registry.verify import ensure_unchanged
 from pneumonia.registry.versions import ALIASES, MODEL_NAME, find_alias, get_version, list_versions
 from pneumonia.tracking.spool import send_spooled
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the actions and their arguments."""
     actions = parser.add_subparsers(required=True)
     listed = {"list": list_registry, "show": show, "promote": promote_version, "rollback": roll_back,
-              "verify": verify, "sync": sync}  # fmt: skip
+              "resume": lift_freeze, "verify": verify, "sync": sync}  # fmt: skip
     added = {name: actions.add_parser(name, help=action.__doc__) for name, action in listed.items()}
     for name, action in listed.items():
         added[name].set_defaults(action=action)
@@ -33,7 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         added[name].add_argument("version", nargs=some, default="champion", help="number, champion or challenger")
     added["promote"].add_argument("--force", action="store_true", help="overrule checks that failed")
     added["promote"].add_argument("--reason", default="", help="why; kept for good")
-    added["rollback"].add_argument("--reason", required=True, help="why; kept for good")
+    for name in ("rollback", "resume"):
+        added[name].add_argument("--reason", required=True, help="why; kept for good")
 
 
 def run(action: Callable[..., None], **options: Any) -> None:
@@ -53,6 +54,7 @@ def list_registry() -> None:
         print(pd.DataFrame(rows).to_string(index=False))
     else:
         print(f"{MODEL_NAME} has no version. Run the pipeline: make repro")
+    _print_freeze()
 
 
 def show(version: str) -> None:
@@ -66,15 +68,22 @@ def show(version: str) -> None:
     for move in read_audit():
         if str(found.version) in (move["version"], move["former"]):
             print(f"\n{_describe(move)}")
+    _print_freeze()
+
+
+def _print_freeze() -> None:
+    if frozen := describe_freeze():
+        print(f"\n{frozen}")
 
 
 def _describe(move: Record) -> str:
     overruled = ", ".join(what for what, found in move["evidence"].items() if found[-1] is False)
     forced = f" by force, overruling: {overruled}," if move["forced"] else ""
     undone = "" if move["took_place"] else " It did not take place."
+    moved = "" if move["action"] == "resume" else f" from {move['former'] or 'none'}"
     reason = f": {move['reason'].strip().rstrip('.')}" if move["reason"].strip() else ""
     return (
-        f"{move['at']} {move['action']}{forced} to version {move['version']} from {move['former'] or 'none'}, "
+        f"{move['at']} {move['action']}{forced} {'to' if moved else 'with'} version {move['version']}{moved}, "
         f"by {move['by']}{reason}.{undone}"
     )
 
@@ -99,6 +108,13 @@ def roll_back(reason: str) -> None:
     """Restore the previous champion."""
     record = rollback(reason, find_promoter())
     print(f"Version {record['version']} is the champion again, in place of version {record['former']}.")
+    _print_freeze()
+
+
+def lift_freeze(reason: str) -> None:
+    """Let versions that pass the gate become champion again after a rollback."""
+    resume(reason, find_promoter())
+    print("Versions that pass the gate become champion again.")
 
 
 def verify(version: str) -> None:

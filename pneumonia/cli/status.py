@@ -8,6 +8,7 @@ import pandas as pd
 
 from pneumonia.core.errors import InputError
 from pneumonia.core.params_file import load_params
+from pneumonia.registry.audit import describe_freeze
 from pneumonia.registry.versions import MODEL_NAME, describe_versions
 
 METRICS = Path("reports/metrics.json")
@@ -31,4 +32,6 @@ def run() -> None:
     print(f"\n{MODEL_NAME}:")
     for line in describe_versions():
         print(f"  {line}")
+    if frozen := describe_freeze():
+        print(frozen)
     print("\nCompare runs in the MLflow UI: make ui")

@@ -168,6 +168,7 @@ class Gates(Section):
     margin_sensitivity: Share
     margin_specificity: Share
     min_common_images: Annotated[int, Field(ge=1, strict=True)]
+    min_common_patients: Annotated[int, Field(ge=1, strict=True)]
 
 
 class RegisterParams(Section):

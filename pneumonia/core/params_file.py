@@ -1,5 +1,6 @@
 """Read and check params.yaml."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not YAML: {error}", expected="one mapping per stage", remedy=remedy) from None
+    refuse_interpolation(path.name, str(content))
     try:
         return Params.model_validate(content)
     except ValidationError as error:
@@ -37,6 +39,20 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
         raise InputError(
             f"{path} has {len(problems)} unusable value(s): {what}.", expected=expected, remedy=remedy
         ) from None
+
+
+def refuse_interpolation(where: str, text: str) -> None:
+    """Refuse `${...}`: Hydra replaces it, with secrets of the environment too, and MLflow shows every parameter.
+
+    Raises:
+        InputError: the text holds one.
+    """
+    if found := re.search(r"\$\{[^}]*\}?", text):
+        raise InputError(
+            f"{where} holds {found[0]}.",
+            expected="plain values, as MLflow shows all of them",
+            remedy="write the value itself, and keep secrets out of parameters",
+        )
 
 
 def _strip_union(content: Any, location: tuple[int | str, ...]) -> tuple[int | str, ...]:

@@ -27,7 +27,7 @@ def run_recipes(recipes: list[str], settings: list[str], register: bool = False)
     Args:
         recipes: names of files in conf/recipe.
         settings: `name=value` as for `dvc exp run -S`; `name=value,value` runs each recipe once per value.
-        register: whether each experiment may register its model and make it champion.
+        register: whether each experiment registers its model as a challenger.
 
     Returns:
         Names of the experiments; an earlier experiment of the same name is replaced.

@@ -9,7 +9,15 @@ from dvc.api import DVCFileSystem
 
 from pneumonia.core.errors import InputError
 from pneumonia.core.params import Gates
-from pneumonia.registry.checks import Check, Evidence, check_against, check_floors, find_common_images, measure_gains
+from pneumonia.registry.checks import (
+    Check,
+    Evidence,
+    check_against,
+    check_floors,
+    describe_split,
+    find_common_images,
+    measure_gains,
+)
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,18 @@ def judge_against(commit: str, name: str, gates: Gates) -> Judgement:
     return Judgement(name, checks, images, measure_gains(images, baseline, ours))
 
 
+def read_gates(commit: str, ours: Gates) -> Gates:
+    """Return the gates of a commit: whoever changes a gate is not judged by it.
+
+    Args:
+        commit: whose params.yaml to read.
+        ours: gates of this commit, for those that the other does not know yet.
+    """
+    theirs = yaml.safe_load(DVCFileSystem(rev=commit).read_text("params.yaml"))["register"]["gates"]
+    known = {name: value for name, value in theirs.items() if name in Gates.model_fields}
+    return Gates.model_validate(ours.model_dump() | known)
+
+
 def find_evidence(revision: str | None, name: str) -> Evidence:
     """Return the evidence about the model of a commit, or of the workspace where the revision is None.
 
@@ -83,11 +103,12 @@ def find_evidence(revision: str | None, name: str) -> Evidence:
     try:
         metrics = json.loads(files.read_text("reports/metrics.json"))["finetuned"]
         crossing = json.loads(files.read_text("reports/split.json"))["crossing_patients"]
-        source = yaml.safe_load(files.read_text("params.yaml"))["data"]["source"]
+        params = yaml.safe_load(files.read_text("params.yaml"))
+        synthetic, drawn = params["data"]["source"] == "phantom", describe_split(params["split"])
         with files.open("reports/evaluation/predictions.csv") as file:
             predictions = pd.read_csv(file, dtype={"sha256": "str", "patient_id": "str"})
     except (OSError, KeyError) as error:
         raise InputError(
             f"The model of {name} cannot be judged: {error}.", expected="the outputs of its pipeline", remedy="dvc pull"
         ) from error
-    return Evidence(name, metrics, source == "phantom", crossing, lambda: predictions)
+    return Evidence(name, metrics, synthetic, crossing, drawn, lambda: predictions)

@@ -6,10 +6,10 @@ import subprocess
 from pathlib import Path
 
 from pneumonia.core.errors import InputError
-from pneumonia.core.params_file import load_params
+from pneumonia.core.params_file import load_params, refuse_interpolation
 from pneumonia.experiments.baseline import reproduce
-from pneumonia.experiments.compare import check_recipes
-from pneumonia.experiments.judgement import Judgement, judge_against
+from pneumonia.experiments.compare import RECIPES, check_recipes
+from pneumonia.experiments.judgement import Judgement, judge_against, read_gates
 from pneumonia.experiments.summary import write_failure, write_judgement
 
 
@@ -45,7 +45,7 @@ def retrain(base: str, recipe: str, settings: str, source: str, out: Path) -> No
 
 
 def _retrain(base: str, name: str, recipe: str, settings: str, source: str, summary: Path) -> Judgement:
-    changes, warnings = list_changes(recipe, settings, source), []
+    changes, warnings, committed = list_changes(recipe, settings, source), [], load_params().register_
     try:
         commit = reproduce(base)
     except InputError as error:
@@ -53,7 +53,12 @@ def _retrain(base: str, name: str, recipe: str, settings: str, source: str, summ
         warnings.append(f"There is no baseline, and floors alone decide: {' '.join(str(error).splitlines())}")
     run_pipeline(changes)
     params = load_params()
-    judgement = judge_against(commit, name, params.register_.gates)
+    if params.register_ != committed:
+        raise _refuse_change("The recipe")
+    gates = read_gates(commit, params.register_.gates) if commit else params.register_.gates
+    if gates != params.register_.gates:
+        warnings.append(f"The gates are those of {name}; the ones of this commit count once it is merged.")
+    judgement = judge_against(commit, name, gates)
     write_judgement(summary, judgement, commit, warnings, params.data.notice)
     return judgement
 
@@ -73,9 +78,13 @@ def list_changes(recipe: str, settings: str, source: str) -> list[str]:
         source: value of data.source, empty for the committed one.
 
     Raises:
-        InputError: the recipe does not exist, or the settings cannot be parsed.
+        InputError: the recipe does not exist, the settings cannot be parsed or change a gate or a file, or something
+            is interpolated.
     """
     check_recipes([recipe] * bool(recipe))
+    for path in sorted(RECIPES.parent.rglob("*.yaml")):
+        refuse_interpolation(str(path), path.read_text())
+    refuse_interpolation("A setting", f"{settings} {source}")
     try:
         changes = shlex.split(settings)
     except ValueError as error:
@@ -84,7 +93,19 @@ def list_changes(recipe: str, settings: str, source: str) -> list[str]:
             expected="name=value, separated by blanks",
             remedy="close the quotation",
         ) from None
+    for change in changes:
+        # DVC would also take `dvc.yaml:stages.fetch.cmd=...`, and Hydra `++`, `~`, `@` and settings of its own.
+        if not re.match(r"(?!register\.|hydra\.)[a-z_]+(\.[a-z_]+)+=", change):
+            raise _refuse_change(f"The setting {change!r}")
     return [f"recipe={recipe}"] * bool(recipe) + changes + [f"data.source={source}"] * bool(source)
+
+
+def _refuse_change(what: str) -> InputError:
+    return InputError(
+        f"{what} changes more than parameters of the model.",
+        expected="section.name=value, outside of the section register with the gates that judge the model",
+        remedy="change anything else in a pull request of its own",
+    )
 
 
 def run_pipeline(changes: list[str]) -> None:

@@ -4,6 +4,7 @@ import getpass
 import json
 import os
 import subprocess
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -15,6 +16,7 @@ from pneumonia.registry.versions import MODEL_NAME, find_model
 from pneumonia.tracking.connection import connect, reaching
 
 TRAIL = "audit."  # and a number: the tags of the registered model that hold the records
+LIFT = 'python -m pneumonia registry resume --reason "...", or registry promote VERSION --reason "..."'
 LIMIT = 5000  # characters that MLflow's tables hold in a tag; MLflow itself allows 100,000, SQLite any number
 Record = dict[str, Any]  # its fields are listed at `read_audit`
 
@@ -45,10 +47,10 @@ def find_promoter() -> str:
 def read_audit() -> list[Record]:
     """Return all promotions and rollbacks on record, the oldest first.
 
-    Fields: action (promote or rollback), version, former (the champion until then, or None), by, at (ISO 8601, UTC),
-    reason, forced, evidence, and took_place. The last is derived: a process killed between record and alias leaves the
-    former champion in place, which the next record, or else the alias, shows. An alias put back by hand looks the same,
-    and is the same for the champion.
+    Fields: action (promote, rollback or resume), version, former (the champion until then, or None), by, at (ISO 8601,
+    UTC), reason, forced, evidence, and took_place. The last is derived: a process killed between record and alias
+    leaves the former champion in place, which the next record, or else the alias, shows. An alias put back by hand
+    looks the same, and is the same for the champion. A resume moves nothing, and takes place when it is written.
     """
     connect()
     return list(read_trail()[0].values())
@@ -77,11 +79,34 @@ def read_trail() -> tuple[dict[int, Record], list[str | None]]:
     followed = [*[record["former"] for record in trail.values()][1:], champion]
     stack: list[str | None] = [None]
     for record, then in zip(trail.values(), followed, strict=False):
-        record["took_place"] = then != record["former"]
-        if record["took_place"]:
+        record["took_place"] = record["action"] == "resume" or then != record["former"]
+        if then != record["former"]:
             stack += [record["former"]] if stack[-1] != record["former"] else []
             stack = stack[:-1] if record["action"] == "rollback" else [*stack, record["version"]]
     return trail, stack if stack[-1] == champion else [*stack, champion]
+
+
+def find_freeze(records: Iterable[Record]) -> Record | None:
+    """Return the rollback since which no version is promoted by itself, None if promotion is not frozen.
+
+    A rollback says that something is wrong which no gate saw, so a person decides what comes next: the freeze ends with
+    the next promotion by hand, or with a resume.
+
+    Args:
+        records: all of them, the oldest first, as `read_audit` returns them.
+    """
+    *_, last = [None, *(record for record in records if record["took_place"])]
+    return last if last and last["action"] == "rollback" else None
+
+
+def describe_freeze() -> str:
+    """Return why promotion is frozen and how to lift that, empty if it is not frozen."""
+    if not (rollback := find_freeze(read_audit())):
+        return ""
+    return (
+        f"Automatic promotion is frozen: {rollback['by']} rolled back version {rollback['former']} at "
+        f"{rollback['at']}: {rollback['reason'].strip().rstrip('.')}. To lift this: {LIFT}"
+    )
 
 
 def write_record(trail: dict[int, Record], record: Record) -> None:
@@ -90,15 +115,19 @@ def write_record(trail: dict[int, Record], record: Record) -> None:
     mlflow.MlflowClient().set_registered_model_tag(MODEL_NAME, key, json.dumps(record))
 
 
-def check_record(record: Record) -> None:
+def check_record(record: Record, frozen: bool) -> None:
     """Refuse a record without a required reason, or longer than a tag may be.
+
+    Args:
+        record: the record.
+        frozen: whether promotion is frozen, so that a promotion lifts this.
 
     Raises:
         InputError: as said.
     """
-    if not record["reason"].strip() and (record["forced"] or record["action"] == "rollback"):
+    if not record["reason"].strip() and (record["forced"] or frozen or record["action"] != "promote"):
         raise InputError(
-            "A forced promotion or rollback has no reason.",
+            "A forced promotion, a rollback, or what lifts a freeze has no reason.",
             expected="a reason that others understand a year later",
             remedy='--reason "..."',
         )

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from pneumonia.core.params import Gates
+from pneumonia.evaluation.bounds import bound_gains
 from pneumonia.evaluation.intervals import compare_models
 from pneumonia.evaluation.metrics import measure
 
@@ -30,6 +32,7 @@ class Evidence:
         metrics: of its own test split, its threshold among them; a missing one counts as not reached.
         synthetic: whether it was trained on synthetic images.
         crossing_patients: how many patients have images in more than one of its splits.
+        split: how its splits were drawn, see `describe_split`.
         read: returns its predictions on its test images, as the evaluate stage wrote them; None if none are stored.
     """
 
@@ -37,6 +40,7 @@ class Evidence:
     metrics: Mapping[str, float]
     synthetic: bool
     crossing_patients: int
+    split: str
     read: Callable[[], pd.DataFrame] | None
 
 
@@ -56,7 +60,8 @@ def check_against(champion: Evidence, challenger: Evidence, gates: Gates) -> lis
 
     A model of synthetic images never replaces one of real images. The other way round, the champion sets no bar: the
     two have no test image in common, and only the floors remain. A model whose splits share patients never replaces
-    one whose splits do not, since it may have been trained on the patients of its test images.
+    one whose splits do not, since it may have been trained on the patients of its test images. Nor does a model of
+    another split: of ten seeds one is kind to it, and who tries them chooses on the test images.
 
     Raises:
         InputError: the predictions of one of them cannot be read.
@@ -69,27 +74,34 @@ def check_against(champion: Evidence, challenger: Evidence, gates: Gates) -> lis
         return [Check(f"predictions stored with {' and '.join(unknown)}", "none", "some", False)]
     if challenger.crossing_patients and not champion.crossing_patients:
         return [Check("patients in more than one split, at most", challenger.crossing_patients, 0, False)]
-    images = find_common_images(champion, challenger)
-    count, classes = len(images), images["actual"].nunique()
-    enough = [
-        Check(f"test images in common with {champion.name}, at least", count, gates.min_common_images,
-              count >= gates.min_common_images),
-        Check("classes among these images", classes, 2, classes == 2),
-    ]  # fmt: skip
+    same = Check("split drawn as", challenger.split, champion.split, challenger.split == champion.split)
+    enough = check_common(champion, challenger, gates)
     if not all(check.passed for check in enough):
-        return enough
-    return enough + check_non_inferior(champion, challenger, find_margins(gates))
+        return [same, *enough]
+    return [same, *enough, *check_non_inferior(champion, challenger, find_margins(gates))]
+
+
+def check_common(champion: Evidence, challenger: Evidence, gates: Gates) -> list[Check]:
+    """Check that two models have enough test images and patients in common, of each class."""
+    images = find_common_images(champion, challenger)
+    patients = [images.loc[images["actual"] == label, "patient_id"].nunique() for label in (0, 1)]
+    found = {
+        f"test images in common with {champion.name}, at least": (len(images), gates.min_common_images),
+        "patients among these, of either class, at least": (min(patients), gates.min_common_patients),
+    }
+    return [Check(what, count, least, count >= least) for what, (count, least) in found.items()]
 
 
 def check_non_inferior(champion: Evidence, challenger: Evidence, margins: Mapping[str, float]) -> list[Check]:
     """Check that a challenger loses no more than a margin in each metric, each model at its own operating point.
 
-    Non-inferiority: the lower bound of the paired 95 % interval of the difference, drawn over patients, is at least
-    minus the margin. As all checks have to pass, testing several metrics needs no correction (intersection-union test:
-    Berger 1982, Technometrics 24:295).
+    Non-inferiority: the lower bound of the paired 95 % interval of the difference, see `bound_gains`, is at least minus
+    the margin. As all checks have to pass, testing several metrics needs no correction (intersection-union test: Berger
+    1982, Technometrics 24:295).
     """
-    gains = measure_gains(find_common_images(champion, challenger), champion, challenger)
-    lows = {metric: round(float(gains["low"][metric]), 6) for metric in margins}
+    images = find_common_images(champion, challenger)
+    bounds = bound_gains(*_arrange(images, champion, challenger))
+    lows = {metric: round(bounds[metric], 6) for metric in margins}
     what = f"minus {champion.name}'s, lower bound, at least"
     return [
         Check(f"{metric} {what}", lows[metric], -margin, lows[metric] >= -margin) for metric, margin in margins.items()
@@ -134,8 +146,7 @@ def can_compare(champion: Evidence, challenger: Evidence, gates: Gates) -> bool:
     """Tell whether two models have enough test images of the same kind and of both classes in common."""
     if champion.synthetic != challenger.synthetic or not (champion.read and challenger.read):
         return False
-    images = find_common_images(champion, challenger)
-    return len(images) >= gates.min_common_images and images["actual"].nunique() == 2
+    return all(check.passed for check in check_common(champion, challenger, gates))
 
 
 def find_common_images(champion: Evidence, challenger: Evidence) -> pd.DataFrame:
@@ -157,10 +168,14 @@ def find_common_images(champion: Evidence, challenger: Evidence) -> pd.DataFrame
 
 def measure_gains(images: pd.DataFrame, champion: Evidence, challenger: Evidence) -> pd.DataFrame:
     """Return by how much the challenger exceeds the champion on common images, see `intervals.compare_models`."""
+    return compare_models(*_arrange(images, champion, challenger))
+
+
+def _arrange(images: pd.DataFrame, champion: Evidence, challenger: Evidence) -> tuple[Any, Any, Any, Any, Any]:
+    # As `compare_models` and `bound_gains` take it.
     scores = [images[f"finetuned_{name}"].to_numpy() for name in ("champion", "challenger")]
     thresholds = (champion.metrics["threshold"], challenger.metrics["threshold"])
-    actual = images["actual"].to_numpy(np.uint8)
-    return compare_models(actual, scores[0], scores[1], thresholds, images["patient_id"].to_numpy())
+    return images["actual"].to_numpy(np.uint8), *scores, thresholds, images["patient_id"].to_numpy()
 
 
 def estimate_gains(champion: Evidence, challenger: Evidence) -> dict[str, float]:
@@ -171,6 +186,11 @@ def estimate_gains(champion: Evidence, challenger: Evidence) -> dict[str, float]
         for name, model in (("champion", champion), ("challenger", challenger))
     )
     return {metric: value - theirs[metric] for metric, value in ours.items()}
+
+
+def describe_split(split: Mapping[str, Any]) -> str:
+    """Return how splits are drawn, in a line, from the section `split` of params.yaml."""
+    return f"{split['strategy']} {'/'.join(map(str, split['ratios'].values()))} seed {split['seed']}"
 
 
 def tabulate(checks: list[Check]) -> str:

@@ -13,7 +13,7 @@ from mlflow.entities.model_registry import ModelVersion
 from pneumonia.core.errors import InputError
 from pneumonia.core.files import project_home, sha256_bytes
 from pneumonia.core.params import Gates
-from pneumonia.registry.audit import find_lineage, find_promoter, read_audit
+from pneumonia.registry.audit import find_freeze, find_lineage, find_promoter, read_audit
 from pneumonia.registry.checks import (
     Check,
     Evidence,
@@ -24,6 +24,7 @@ from pneumonia.registry.checks import (
     check_lineage,
     tabulate,
 )
+from pneumonia.registry.lock import PromotionRefusedError
 from pneumonia.registry.package import Package, register_package
 from pneumonia.registry.promotion import promote
 from pneumonia.registry.versions import MODEL_NAME, find_alias, list_versions, read_predictions
@@ -56,7 +57,8 @@ def find_evidence(version: ModelVersion, name: str) -> Evidence:
     metrics = {tag.removeprefix("test_"): float(value) for tag, value in version.tags.items() if tag[:5] == "test_"}
     crossing = int(version.tags.get("crossing_patients", "0"))
     read = cache(partial(read_predictions, version)) if "package_sha256" in version.tags else None
-    return Evidence(name, metrics, version.tags.get("synthetic") == "True", crossing, read)
+    drawn, synthetic = version.tags.get("split_drawn", "unknown"), version.tags.get("synthetic") == "True"
+    return Evidence(name, metrics, synthetic, crossing, drawn, read)
 
 
 def judge(version: ModelVersion, champion: ModelVersion | None, gates: Gates) -> list[Check]:
@@ -96,42 +98,44 @@ def consider(version: ModelVersion, gates: Gates) -> tuple[str, list[Check]]:
     champion = find_alias("champion")
     if champion and champion.version == version.version:
         return f"everything is up to date, version {version.version} is the champion", read_checks(version)
-    undone = was_rolled_back(version)
-    allowed = may_promote()
-    key = _digest_evidence(version, champion, gates, undone, allowed)
+    vetoes, allowed = find_vetoes(version), may_promote()
+    key = _digest_evidence(version, champion, gates, vetoes, allowed)
     outcome = f"version {version.version} stays challenger"
     if champion:
         outcome += f", champion is version {champion.version}"
     if version.tags.get("checked") == key:
         return f"everything is up to date, {outcome}", read_checks(version)
-    checks = judge(version, champion, gates)
-    if undone:  # for a reason that no gate sees, so a person decides
-        checks.append(Check("rolled back since it was champion", "yes", "no", False))
+    checks = judge(version, champion, gates) + [Check(veto, "yes", "no", False) for veto in vetoes]
     if all(check.passed for check in checks):
         if allowed:
-            promote_judged(version, champion, checks, "passed all gates")
+            _promote_once(version, champion, checks)
             outcome = f"version {version.version} is the new champion"
-        else:
+        elif os.environ.get("PNEUMONIA_PROMOTE"):
             outcome += "; it passed all gates, but PNEUMONIA_PROMOTE is false"
+        else:
+            outcome += "; it passed all gates, but an experiment promotes only if PNEUMONIA_PROMOTE is true"
     keep_checks(version, checks, key)
     return outcome, checks
 
 
 def _digest_evidence(
-    version: ModelVersion, champion: ModelVersion | None, gates: Gates, undone: bool, allowed: bool
+    version: ModelVersion, champion: ModelVersion | None, gates: Gates, vetoes: list[str], allowed: bool
 ) -> str:
     number = champion and str(champion.version)
-    evidence = [number, find_lineage(), version.tags["package_sha256"], gates.model_dump(), undone, allowed]
+    evidence = [number, find_lineage(), version.tags["package_sha256"], gates.model_dump(), vetoes, allowed]
     return sha256_bytes(json.dumps(evidence).encode())
 
 
 def may_promote() -> bool:
-    """Tell whether this environment may make a version champion: PNEUMONIA_PROMOTE, by default true.
+    """Tell whether this run may make a version champion: PNEUMONIA_PROMOTE, by default true but in an experiment.
+
+    `dvc exp run` names the experiment for its stages. One experiment of many is chosen by what it reached, and the test
+    images would be the judge of that choice.
 
     Raises:
         InputError: it is neither true nor false.
     """
-    return _read_switch("PNEUMONIA_PROMOTE", default=True)
+    return _read_switch("PNEUMONIA_PROMOTE", default="DVC_EXP_NAME" not in os.environ)
 
 
 def may_register() -> bool:
@@ -152,6 +156,15 @@ def _read_switch(name: str, *, default: bool) -> bool:
     return value == "true"
 
 
+def find_vetoes(version: ModelVersion) -> list[str]:
+    """Return why only a person may promote a version: no gate sees what a rollback was made for."""
+    vetoes = {
+        "promotion frozen by a rollback": find_freeze(read_audit()) is not None,
+        "rolled back since it was champion": was_rolled_back(version),
+    }
+    return [veto for veto, applies in vetoes.items() if applies]
+
+
 def was_rolled_back(version: ModelVersion) -> bool:
     """Tell whether the last move of the alias champion that concerns a version took it away."""
     number = str(version.version)
@@ -166,6 +179,16 @@ def promote_judged(
     evidence = {check.what: [check.value, check.bound, check.passed] for check in checks}
     expected = str(champion.version) if champion else None
     promote(str(version.version), expected, reason, evidence, find_promoter(), forced)
+
+
+def _promote_once(version: ModelVersion, champion: ModelVersion | None, checks: list[Check]) -> None:
+    """Promote a version, unless a run beside this one, of the same package, has just done so."""
+    try:
+        promote_judged(version, champion, checks, "passed all gates")
+    except PromotionRefusedError:
+        present = find_alias("champion")
+        if present is None or present.version != version.version:
+            raise
 
 
 def keep_checks(version: ModelVersion, checks: list[Check], key: str) -> None:

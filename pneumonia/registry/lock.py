@@ -1,4 +1,4 @@
-"""Let one promotion run at a time, from whatever machine: a lock in the registry itself."""
+"""Let one promotion or registration run at a time, from whatever machine: a lock in the registry itself."""
 
 import socket
 import time
@@ -15,8 +15,8 @@ from pneumonia.registry.audit import stamp
 from pneumonia.registry.versions import MODEL_NAME, find_model
 from pneumonia.tracking.connection import connect
 
-LOCK = f"{MODEL_NAME}.promotion"  # a registered model that exists while somebody promotes
-WAIT = 5.0  # seconds to wait for another promotion, which takes a fraction of one
+LOCK = f"{MODEL_NAME}.promotion"  # a registered model that exists while somebody promotes or registers
+WAIT = 5.0  # seconds to wait for another, which takes a fraction of one
 STALE = 300.0  # seconds after which the holder counts as killed; the clocks of two machines differ by less
 JUDGE_AGAIN = "judge it against the present champion: dvc repro"
 
@@ -34,10 +34,10 @@ def hold_lock(by: str) -> Iterator[Callable[[], None]]:
     deletes what broken locks left behind, then the lock itself.
 
     Args:
-        by: who promotes, shown to those who wait.
+        by: who, shown to those who wait.
 
     Raises:
-        PromotionRefusedError: another promotion did not end within WAIT seconds.
+        PromotionRefusedError: another one did not end within WAIT seconds.
     """
     connect()
     ticket = f"{by} on {socket.gethostname()} since {stamp()}, {uuid4().hex[:8]}"
@@ -46,10 +46,11 @@ def hold_lock(by: str) -> Iterator[Callable[[], None]]:
         while not _take(ticket):
             if time.monotonic() > deadline:
                 held = find_model(LOCK)
+                who = held.description if held else "it has just ended"
                 raise PromotionRefusedError(
-                    f"Another promotion is under way: {held.description if held else 'it has just ended'}.",
+                    f"Another promotion or registration is under way: {who}.",
                     expected=f"its end within {WAIT:.0f} seconds",
-                    remedy=f"run the command again; after {STALE / 60:.0f} minutes that promotion counts as killed",
+                    remedy=f"run the command again; after {STALE / 60:.0f} minutes the other one counts as killed",
                 )
             time.sleep(0.05)
         yield lambda: _ensure_held(ticket)
@@ -83,7 +84,7 @@ def _break(stale: RegisteredModel) -> None:
     with suppress(MlflowException):  # another client was faster
         client.rename_registered_model(LOCK, broken)
         if (renamed := find_model(broken)) and renamed.description == stale.description:
-            print(f"Broke the lock of a promotion that was killed: {stale.description}.")
+            print(f"Broke the lock of a process that was killed: {stale.description}.")
         else:
             client.rename_registered_model(broken, LOCK)
 
@@ -97,7 +98,7 @@ def _ensure_held(ticket: str) -> None:
     # A process that slept for long was taken for killed.
     if not _is_held(ticket):
         raise PromotionRefusedError(
-            "This promotion took too long, its lock was broken.",
+            "This took too long, its lock was broken.",
             expected=f"at most {STALE:.0f} seconds",
             remedy=JUDGE_AGAIN,
         )

@@ -14,12 +14,16 @@ import pandas as pd
 from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.models import ModelSignature
+from mlflow.models.model import ModelInfo
 from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import AnyType
 from PIL import Image
 
 from pneumonia.core.files import sha256_bytes, sha256_file
 from pneumonia.core.params import Params
+from pneumonia.registry.audit import find_promoter
+from pneumonia.registry.checks import describe_split
+from pneumonia.registry.lock import hold_lock
 from pneumonia.registry.verify import digest_files
 from pneumonia.registry.versions import MODEL_NAME, find_version
 from pneumonia.tracking.provenance import find_commit, find_versions
@@ -82,6 +86,7 @@ def collect_tags(
         "recipe": params.recipe,
         "data_source": params.data.source,
         "split": params.split.strategy,
+        "split_drawn": describe_split(params.split.model_dump()),
         "data_sha256": sha256_file(splits),
         "synthetic": str(bool(params.data.notice)),
     }  # fmt: skip
@@ -105,16 +110,21 @@ def register_package(run: Run, package: Package, tags: dict[str, str], notice: s
 def _create_version(run: Run, package: Package, tags: dict[str, str], notice: str) -> ModelVersion:
     mlflow.start_run(run_id=run.info.run_id)
     try:
-        uri = _log_model(package)
+        logged = _log_model(package)
     finally:
         mlflow.end_run()
-    digests = digest_files(Path(mlflow.artifacts.download_artifacts(uri)))
-    created = mlflow.register_model(uri, MODEL_NAME, tags=tags | {"digests": json.dumps(digests)})
-    return mlflow.MlflowClient().update_model_version(MODEL_NAME, created.version, notice)
+    digests, client = digest_files(Path(mlflow.artifacts.download_artifacts(logged.model_uri))), mlflow.MlflowClient()
+    with hold_lock(find_promoter()) as ensure_held:
+        if found := find_version(tags["package_sha256"]):  # by a run beside this one, since this one looked
+            client.delete_logged_model(logged.model_id)
+            return found
+        ensure_held()
+        created = mlflow.register_model(logged.model_uri, MODEL_NAME, tags=tags | {"digests": json.dumps(digests)})
+        return client.update_model_version(MODEL_NAME, created.version, notice)
 
 
-def _log_model(package: Package) -> str:
-    """Log a package as an MLflow model of the active run and return its URI."""
+def _log_model(package: Package) -> ModelInfo:
+    """Log a package as an MLflow model of the active run."""
     columns = {"probability": DataType.double, "decision": DataType.string, "novel": DataType.boolean}
     outputs = Schema([ColSpec(kind, name) for name, kind in columns.items()])
     with warnings.catch_warnings(), TemporaryDirectory() as folder:
@@ -134,7 +144,7 @@ def _log_model(package: Package) -> str:
             signature=ModelSignature(Schema([ColSpec(AnyType(), "image")]), outputs),
             input_example=pd.DataFrame({"image": [_draw_blank()]}),
             pip_requirements=[f"{name}=={version}" for name, version in find_versions(REQUIREMENTS).items()],
-        ).model_uri
+        )
 
 
 def _draw_blank() -> bytes:

@@ -6,7 +6,7 @@ from typing import Any
 import mlflow
 
 from pneumonia.core.errors import InputError
-from pneumonia.registry.audit import Record, check_record, read_trail, stamp, write_record
+from pneumonia.registry.audit import Record, check_record, find_freeze, read_trail, stamp, write_record
 from pneumonia.registry.lock import JUDGE_AGAIN, PromotionRefusedError, hold_lock
 from pneumonia.registry.versions import MODEL_NAME
 from pneumonia.tracking.connection import reaching
@@ -72,13 +72,38 @@ def rollback(reason: str, by: str) -> Record:
         return _move_champion(ensure_held, trail, record | {"reason": reason, "forced": False, "evidence": {}})
 
 
+@reaching("lifting the freeze")
+def resume(reason: str, by: str) -> Record:
+    """Let versions that pass the gate become champion again after a rollback; the champion stays.
+
+    Args:
+        reason: why; not empty.
+        by: who, see `find_promoter`.
+
+    Raises:
+        PromotionRefusedError: a promotion under way does not end.
+        InputError: no reason, or promotion is not frozen.
+    """
+    with hold_lock(by) as ensure_held:
+        trail, (*_, champion) = read_trail()
+        if not find_freeze(trail.values()):
+            raise InputError(
+                "Promotion is not frozen.", expected="a rollback that nothing followed", remedy="do nothing"
+            )
+        record = {"action": "resume", "version": champion, "former": champion, "by": by, "at": stamp()}
+        check_record(record := record | {"reason": reason, "forced": False, "evidence": {}}, frozen=True)
+        ensure_held()
+        write_record(trail, record)
+        return record
+
+
 def _move_champion(ensure_held: Callable[[], None], trail: dict[int, Record], record: Record) -> Record:
     """Write a record, then move the alias.
 
     The other way round, a process killed in between would leave a champion that nobody can account for.
     """
     client, version = mlflow.MlflowClient(), record["version"]
-    check_record(record)
+    check_record(record, frozen=find_freeze(trail.values()) is not None)
     if version == record["former"]:
         raise InputError(f"Version {version} is champion already.", expected="another version", remedy="do nothing")
     query = f"name = '{MODEL_NAME}' and version_number = {version}"

@@ -196,9 +196,49 @@ def test_the_champion_cannot_be_promoted(command: Command):
 def test_a_rollback_restores_the_previous_champion(command: Command):
     command("promote", "2")
     printed = command("rollback", "--reason", "misses effusions")
-    assert printed == "Version 1 is the champion again, in place of version 2.\n"
+    assert printed.startswith("Version 1 is the champion again, in place of version 2.\n")
     record = read_audit()[-1]
     assert (find_champion(), record["action"], record["reason"]) == (1, "rollback", "misses effusions")
+
+
+def test_a_freeze_is_told_wherever_one_looks_with_its_reason_and_how_to_lift_it(command: Command):
+    for show in ("list", "show"):
+        assert "frozen" not in command(show)
+    command("promote", "2")
+    told = [command("rollback", "--reason", "misses effusions"), command("list"), command("show")]
+    for printed in told:
+        assert "Automatic promotion is frozen: Grace Hopper rolled back version 2 at" in printed
+        assert 'misses effusions. To lift this: python -m pneumonia registry resume --reason "..."' in printed
+
+
+def test_the_status_after_a_run_tells_a_freeze_too(
+    command: Command, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    command("promote", "2")
+    command("rollback", "--reason", "misses effusions")
+    (project / "reports").mkdir()
+    (project / "reports" / "metrics.json").write_text('{"finetuned": {"roc_auc": 0.9}}')
+    monkeypatch.setattr(sys, "argv", ["pneumonia", "status"])
+    main()
+    assert "Automatic promotion is frozen: Grace Hopper rolled back version 2" in capsys.readouterr().out
+
+
+def test_a_freeze_is_lifted_with_a_reason_on_record(command: Command):
+    command("promote", "2")
+    command("rollback", "--reason", "misses effusions")
+    assert "has no reason" in refuse(command, "resume", "--reason", " ")
+    assert "become champion again" in command("resume", "--reason", "a wrong window.")
+    assert "frozen" not in command("list")
+    assert "resume with version 1, by Grace Hopper: a wrong window.\n" in command("show", "1")
+    assert "not frozen" in refuse(command, "resume", "--reason", "again")
+
+
+def test_a_promotion_by_hand_after_a_rollback_needs_a_reason_and_lifts_the_freeze(command: Command):
+    command("promote", "2")
+    command("rollback", "--reason", "misses effusions")
+    assert "has no reason" in refuse(command, "promote", "2")
+    command("promote", "2", "--reason", "it does not")
+    assert "frozen" not in command("list")
 
 
 def test_a_rollback_without_a_previous_champion_is_refused(command: Command):

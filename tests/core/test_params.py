@@ -53,6 +53,15 @@ def test_an_unknown_key_is_refused_by_name(tmp_path: Path, key: str):
     assert "Extra inputs are not permitted" in message
 
 
+@pytest.mark.parametrize(
+    "text", ["${oc.env:MLFLOW_TRACKING_PASSWORD}", "a/${data.seed}/b", "${oc.decode:${oc.env:HOME}}", "${"]
+)
+@pytest.mark.parametrize("key", ["data.path", "model.weights", "train.seed", "recipe"])
+def test_what_hydra_would_replace_is_refused_wherever_it_stands(tmp_path: Path, key: str, text: str):
+    message = refusal(change(tmp_path, key, text))
+    assert "params.yaml holds ${" in message and "Expected: plain values" in message
+
+
 @pytest.mark.parametrize("key", leaves(yaml.safe_load(COMMITTED.read_text())))
 def test_no_value_has_a_default(tmp_path: Path, key: str):
     tree = yaml.safe_load(COMMITTED.read_text())
@@ -125,6 +134,7 @@ def test_no_value_has_a_default(tmp_path: Path, key: str):
         ("evaluate.sensitivity_floor", 1.1, "less than or equal to 1"),
         ("evaluate.resamples", 99, "greater than or equal to 100"),
         ("register.gates.min_common_images", 0, "greater than or equal to 1"),
+        ("register.gates.min_common_patients", 0, "greater than or equal to 1"),
         ("register.gates.margin_roc_auc", -0.01, "greater than or equal to 0"),
     ],
 )

@@ -13,8 +13,9 @@ from versions import draw_images, predict
 from waiting import wait_for
 
 from pneumonia.core.errors import InputError
+from pneumonia.core.params_file import load_params
 from pneumonia.experiments.baseline import reproduce
-from pneumonia.experiments.judgement import Judgement
+from pneumonia.experiments.judgement import Judgement, read_gates
 from pneumonia.experiments.retrain import list_changes, retrain, run_pipeline
 from pneumonia.experiments.summary import trace_roc, write_judgement
 from pneumonia.registry.checks import Check, Evidence, measure_gains
@@ -26,7 +27,7 @@ def judge(base: pd.DataFrame, ours: pd.DataFrame, *checks: Check) -> Judgement:
     images = base.drop(columns="finetuned").assign(
         finetuned_champion=base["finetuned"], finetuned_challenger=ours["finetuned"]
     )
-    models = [Evidence(name, {"threshold": 0.5}, False, 0, None) for name in ("main", "this run")]
+    models = [Evidence(name, {"threshold": 0.5}, False, 0, "", None) for name in ("main", "this run")]
     return Judgement("main", list(checks), images, measure_gains(images, *models))
 
 
@@ -157,6 +158,52 @@ def test_a_commit_whose_pipeline_fails_is_named(
 def test_settings_that_cannot_be_parsed_are_an_error() -> None:
     with pytest.raises(InputError, match="cannot be parsed"):
         list_changes("", "a='b", "")
+
+
+@pytest.mark.parametrize("settings", [
+    "register.gates.margin_roc_auc=1.0", "++register.gates.min_roc_auc=0", "'+register.gates.new=1'", "~register",
+    "params.yaml:register.gates.margin_roc_auc=1.0", "conf/config.yaml:register.gates.margin_roc_auc=1.0",
+    "finetune.epochs=2 register={gates:{}}", "register@_global_=none", "'dvc.yaml:stages.fetch.cmd=touch pwned'",
+    "hydra.searchpath=[x]", "++train.seed=1", "recipe@register=sly", "'finetune.epochs = 2'",
+])  # fmt: skip
+def test_settings_that_change_a_gate_or_a_file_are_refused(settings: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(InputError, match="changes more than parameters of the model"):
+        list_changes("", settings, "")
+
+
+def test_a_recipe_that_changes_a_gate_is_refused(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(finished)
+    monkeypatch.setenv("PATH", clean_environment()["PATH"])
+    recipe = "# @package _global_\nrecipe: sly\nregister:\n  gates:\n    min_sensitivity: 0.1\n"
+    Path("conf/recipe/sly.yaml").write_text(recipe)
+    with pytest.raises(InputError, match="The recipe changes more than parameters"):
+        retrain("nowhere", "sly", "", "", Path("reports/retraining"))
+
+
+@pytest.mark.parametrize("settings, source", [
+    ("data.path=${oc.env:MLFLOW_TRACKING_PASSWORD}", ""), ("'train.seed=${finetune.seed}'", ""), ("", "${oc.env:HOME}"),
+])  # fmt: skip
+def test_settings_that_hydra_would_replace_are_refused(
+    settings: str, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(InputError, match=r"A setting holds \$\{"):
+        list_changes("", settings, source)
+
+
+def test_a_recipe_that_reads_the_environment_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("conf/recipe").mkdir(parents=True)
+    Path("conf/recipe/sly.yaml").write_text("# @package _global_\ndata:\n  path: ${oc.env:MLFLOW_TRACKING_PASSWORD}\n")
+    with pytest.raises(InputError, match=r"conf/recipe/sly\.yaml holds \$\{oc\.env:MLFLOW_TRACKING_PASSWORD\}"):
+        list_changes("sly", "", "")
+
+
+def test_the_gates_are_those_of_the_baseline_and_new_ones_those_of_this_commit(inside: Path) -> None:
+    ours = load_params().register_.gates
+    softer = ours.model_copy(update={"min_sensitivity": 0.5, "margin_roc_auc": 0.9})
+    assert read_gates("HEAD", softer) == ours
 
 
 def test_a_parameter_that_does_not_exist_is_an_error(inside: Path) -> None:

@@ -164,7 +164,7 @@ def test_a_killed_promotion_took_place_or_did_not_and_delays_others_for_a_while(
         promote("3", champion, "better", {}, "Ada")
     age_lock(store)
     promote("3", champion, "better", {}, "Ada")
-    assert "Broke the lock of a promotion that was killed: Unlucky on" in capsys.readouterr().out
+    assert "Broke the lock of a process that was killed: Unlucky on" in capsys.readouterr().out
     assert (find_champion(), list_left()) == ("3", [])
     assert [record["took_place"] for record in read_audit()] == [*took_place, True]
     assert rollback("worse", "Ada")["version"] == champion

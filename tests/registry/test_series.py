@@ -25,7 +25,7 @@ FIRST, ALIKE = 3.0, 0.97  # separation of the first champion, correlation of two
 MARGIN = 0.01
 GATES = Gates(
     min_roc_auc=0, min_sensitivity=0, min_specificity=0, max_calibration_error=1, margin_roc_auc=MARGIN,
-    margin_sensitivity=0.03, margin_specificity=0.03, min_common_images=50,
+    margin_sensitivity=0.03, margin_specificity=0.03, min_common_images=50, min_common_patients=20,
 )  # fmt: skip
 SERIES = {"equally good, but for chance": 0.0, "slightly worse each time": -0.05}
 CHANCE = 0.1  # of the separation; 0.003 of the ROC AUC
@@ -75,7 +75,7 @@ def simulate(rule: Rule, drift: float, seed: int) -> tuple[int, float]:
         table = pd.DataFrame({"sha256": number.astype(str), "patient_id": number.astype(str), "actual": actual,
                               "finetuned": 1 / (1 + np.exp(-log_odds))})  # fmt: skip
         test = table.iloc[rng.permutation(POOL)[:IN_TEST]]
-        return Evidence("a model", {"threshold": 0.5}, True, 0, lambda: test)
+        return Evidence("a model", {"threshold": 0.5}, True, 0, "", lambda: test)
 
     separations, champions = [FIRST], [draw(FIRST)]
     for _ in range(ROUNDS):
@@ -98,7 +98,7 @@ def test_twenty_rounds_of_mere_non_inferiority_lose_more(drift: float):
 
 
 def test_models_are_compared_on_images_of_both_test_splits():
-    ours, theirs = (Evidence("", {}, True, 0, lambda f=first: pd.DataFrame(
+    ours, theirs = (Evidence("", {}, True, 0, "", lambda f=first: pd.DataFrame(
         {"sha256": [str(f), "9"], "actual": [0, 1], "finetuned": [0.1, 0.9]})) for first in (1, 2))  # fmt: skip
     assert find_common_images(ours, theirs)["sha256"].tolist() == ["9"]
 

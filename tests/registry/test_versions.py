@@ -192,6 +192,28 @@ def test_registering_a_package_again_keeps_its_version(registered: tuple[Path, l
     assert (first.version, again.version) == (1, 1)
 
 
+def test_two_runs_that_register_one_package_at_once_make_one_version(
+    package: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    other = package._replace(predictions=tmp_path / "predictions.csv")
+    other.predictions.write_text(package.predictions.read_text() + "\n")
+    real, before = package_module._log_model, list_versions()
+
+    def log_slowly(mine: Package) -> Any:
+        logged = real(mine)
+        monkeypatch.undo()
+        mlflow.end_run()
+        register(mine)  # meanwhile, in the run beside this one
+        return logged
+
+    monkeypatch.setattr(package_module, "_log_model", log_slowly)
+    late = register(other)
+    assert [version.version for version in list_versions()] == [late.version, *(version.version for version in before)]
+    kept = {model.model_id for model in mlflow.search_logged_models([connect()], output_format="list")}
+    assert len(kept) == len(before) + 1  # the one that came too late is gone
+    assert str(late.source).removeprefix("models:/") in kept
+
+
 def test_another_threshold_or_other_predictions_make_a_new_version(
     registered: tuple[Path, list[ModelVersion]], changed: dict[str, Package]
 ):
