@@ -267,7 +267,7 @@ def test_a_folder_for_heat_maps_that_cannot_be_written_is_said_first(
     images: list[Path], tmp_path: Path, place: str
 ) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(SystemExit, match="Heat maps cannot be written to (.|\n)*Expected: (.|\n)*Remedy: "):
+    with pytest.raises(SystemExit, match=r"Heat maps cannot be written to (.|\n)*Expected: (.|\n)*Remedy: "):
         main(["predict", str(images[0]), "--model", "none", "--heatmap", str(tmp_path / place)])
 
 
