@@ -48,10 +48,11 @@ def _expand(pattern: str) -> Iterator[tuple[Path, bool]]:
         yield Path(pattern), True
     else:
         for match in glob.glob(pattern, recursive=True):
-            if os.path.isdir(match):
-                yield from _list_folder(match)
-            else:
+            folder = os.path.isdir(match)
+            if not folder or has_suffix(match):
                 yield Path(match), may_be_image(Path(match))
+            if folder:
+                yield from _list_folder(match)
 
 
 def _list_folder(folder: str) -> Iterator[tuple[Path, bool]]:
