@@ -173,7 +173,7 @@ def test_a_file_without_end_is_refused_and_not_read(predictor: Predictor, tmp_pa
 def test_rows_are_there_before_the_last_file_is_read(predictor: Predictor, images: list[Path]) -> None:
     rows = score_files(predictor, [images[0]] * 10_000)
     assert next(rows)["probability"] is not None
-    rows.close()
+    del rows
 
 
 @pytest.mark.parametrize("output", ["", "--csv", "--json"])
