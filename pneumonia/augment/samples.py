@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from pneumonia.core.dataset import Pixels, Split
-from pneumonia.core.figure import drawing
+from pneumonia.core.figure import caption, drawing
 from pneumonia.core.tables import CLASSES
 
 SAMPLES = 4  # of each class
@@ -21,8 +21,8 @@ def draw_samples(path: Path, train: Split, notice: str) -> None:
     with drawing(path, rows, SAMPLES, _size(rows, SAMPLES), "Training images", notice) as axes:
         _blank(axes)
         for axis, row in zip(axes.flat, shown, strict=False):
-            caption = f"{CLASSES[train.labels[row]]}\n{Path(str(train.paths[row])).name}"
-            _show(axis, train.images[row * train.views], caption)
+            name = caption(Path(str(train.paths[row])).name)
+            _show(axis, train.images[row * train.views], f"{CLASSES[train.labels[row]]}\n{name}")
 
 
 def draw_altered(path: Path, train: Split, notice: str) -> None:
@@ -74,6 +74,6 @@ def _blank(axes: Any) -> None:
         axis.set_axis_off()
 
 
-def _show(axis: Any, image: Pixels, caption: str) -> None:
+def _show(axis: Any, image: Pixels, title: str) -> None:
     axis.imshow(image, cmap="gray", vmin=0, vmax=255)
-    axis.set_title(caption, fontsize="small")
+    axis.set_title(title, fontsize="small")

@@ -1,6 +1,8 @@
 """Find the command and run it; only its own module is imported."""
 
 import argparse
+import os
+import signal
 import sys
 from importlib import import_module
 
@@ -39,5 +41,10 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         with reaching():
             module.run(**options)
+        sys.stdout.flush()
     except InputError as error:
         raise SystemExit(str(error)) from None
+    except BrokenPipeError:  # whoever reads has enough, as `head` does
+        for stream in (1, 2):  # Python would write what is left as it exits
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+        raise SystemExit(128 + signal.SIGPIPE) from None

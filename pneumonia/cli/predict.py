@@ -1,32 +1,31 @@
 """Score files and folders of images: a table for people, JSON or CSV for programs."""
 
 import argparse
-import glob
-import json
-import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import Literal
 
-import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
+from pneumonia.cli.answers import COLUMNS, FORMATS, Row
+from pneumonia.cli.images import find_images
 from pneumonia.core.errors import InputError
 from pneumonia.core.files import replacing
+from pneumonia.core.paths import to_line, to_text
 from pneumonia.inference.heatmaps import overlay
 from pneumonia.inference.predictor import Answer, Predictor
 from pneumonia.registry.load import load_predictor
 
-SUFFIXES = (".jpeg", ".jpg", ".png", ".dcm", ".dicom")
-COLUMNS = ("path", "probability", "decision", "novelty", "novel", "error")
-WARNING = "Not a medical device."
+NAMED = 5  # files that are no images, at most
+LONGEST = 100  # bytes of an image's name in that of its heat map; file systems take 255, encrypted ones 143 in all
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `run`."""
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="JPEG, PNG or DICOM files, folders, glob patterns")
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="files, folders, glob patterns")
     parser.add_argument("--model", default="champion", help="champion, challenger, a version's number or a .keras file")
     parser.add_argument("--heatmap", type=Path, metavar="DIR", help="write each image under its heat map to DIR")
     formats = parser.add_mutually_exclusive_group()
@@ -34,8 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         formats.add_argument(f"--{name}", dest="output", action="store_const", const=name, default="table")
 
 
-def run(paths: Sequence[str], model: str, output: str, heatmap: Path | None) -> None:
-    """Score images and print the answers; name each file that cannot be scored and score the others.
+def run(paths: Sequence[str], model: str, output: Literal["table", "json", "csv"], heatmap: Path | None) -> None:
+    """Score images and print each answer as soon as it is known; what cannot be scored is a row with its error.
 
     Args:
         paths: files, folders and glob patterns.
@@ -44,83 +43,70 @@ def run(paths: Sequence[str], model: str, output: str, heatmap: Path | None) -> 
         heatmap: folder for a picture of each image under its heat map.
 
     Raises:
-        InputError: a path matches no image, or there is no such model.
-        SystemExit: with status 1 if a file was refused.
+        InputError: no path matches an image, there is no such model, or nothing can be written to `heatmap`.
+        SystemExit: with status 1 if a row has an error, with 130 after Ctrl+C.
     """
-    images, predictor = find_images(paths), load_predictor(model)
-    rows = score_files(predictor, images, heatmap)
-    print_answers(predictor, rows, output)
-    if refused := sum(row["error"] is not None for row in rows):
-        print(f"{refused} of {len(images)} file(s) refused.", file=sys.stderr)
+    images, others = find_images(paths)
+    if others:
+        named = ", ".join(map(to_line, others[:NAMED])) + ", ..." * (len(others) > NAMED)
+        print(f"{len(others)} file(s) are no images: {named}", file=sys.stderr)
+    if heatmap:
+        _probe(heatmap)
+    predictor = load_predictor(model)
+    try:
+        failed = _print_answers(predictor, images, output, heatmap)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    if failed:
+        print(f"{failed} of {len(images)} file(s) refused or without heat map.", file=sys.stderr)
         raise SystemExit(1)
 
 
-def find_images(patterns: Sequence[str]) -> list[Path]:
-    """List the files that paths and glob patterns stand for, each once.
-
-    A file named in full counts whatever its suffix, one found in a folder or by a pattern if its suffix is an image's.
-    What only looks like an image, and a folder that cannot be listed, is in the list too: nothing is left out silently.
-
-    Raises:
-        InputError: a path or pattern matches no image.
-    """
-    return list(dict.fromkeys(image for pattern in patterns for image in _expand(pattern)))
-
-
-def _expand(pattern: str) -> list[Path]:
-    if os.path.isdir(pattern):
-        found = _list_folder(Path(pattern))
-    elif os.path.lexists(pattern):
-        found = [Path(pattern)]
-    else:
-        found = sorted(filter(_looks_like_image, map(Path, glob.glob(pattern, recursive=True))))
-    if not found:
+def _probe(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
         raise InputError(
-            f"{pattern} matches no image.",
-            expected=f"a file, or a folder or pattern with files that end in {', '.join(SUFFIXES)}",
-            remedy="correct the path",
-        )
-    return found
+            f"Heat maps cannot be written to {to_text(folder)}: {error.strerror}.",
+            expected="a folder with write permission, or a path where one can be made",
+            remedy="correct --heatmap",
+        ) from None
 
 
-def _list_folder(folder: Path) -> list[Path]:
-    locked: list[Path] = []
-    entries = [folder]
-    for place, folders, files in os.walk(folder, onerror=lambda error: locked.append(Path(error.filename))):
-        entries += [Path(place, name) for name in (*folders, *files)]
-    return sorted({*filter(_looks_like_image, entries), *locked})
+def _print_answers(
+    predictor: Predictor, images: Sequence[Path], output: Literal["table", "json", "csv"], heatmap: Path | None
+) -> int:
+    """Print a row for each image and return how many have an error."""
+    written, failed = FORMATS[output](predictor), 0
+    sys.stdout.write(written.head)
+    for row in score_files(predictor, images, heatmap):
+        failed += row["error"] is not None
+        sys.stdout.write(written.format(row))
+        sys.stdout.flush()
+    print(end=written.foot, flush=True)
+    return failed
 
 
-def _looks_like_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES
+def score_files(predictor: Predictor, images: Sequence[Path], heatmap: Path | None = None) -> Iterator[Row]:
+    """Yield a row of COLUMNS for each file, in order; without an error it has None there.
 
-
-def score_files(predictor: Predictor, images: Sequence[Path], heatmap: Path | None = None) -> list[dict[str, Any]]:
-    """Return a row of COLUMNS for each file, in order; a refused one has an error, any other None there."""
-    rows: list[dict[str, Any]] = []
-    answers = tqdm(predictor.stream(images), total=len(images), disable=None)
-    for path, (pixels, answer) in zip(images, answers, strict=True):
+    A file that is refused has nothing but an error; one whose heat map cannot be written to `heatmap` has both.
+    """
+    bar = tqdm(predictor.stream(images), total=len(images), disable=sys.stdout.isatty() or None)
+    for number, (path, (pixels, answer)) in enumerate(zip(images, bar, strict=True), 1):
         known = vars(answer) if isinstance(answer, Answer) else {"error": str(answer)}
-        # Linux lets a name be any bytes; what is not UTF-8 could not be printed.
-        name = os.fsencode(path).decode(errors="backslashreplace")
-        rows.append({column: known.get(column) for column in COLUMNS} | {"path": name})
+        row = {column: known.get(column) for column in COLUMNS} | {"path": to_text(path)}
         if heatmap and pixels is not None:
-            with replacing(heatmap / f"{len(rows):05d}-{path.stem}.png") as beside:
-                Image.fromarray(overlay(pixels, predictor.explain(pixels[None])[0])).save(beside)
-    return rows
+            try:
+                with replacing(heatmap / name_heatmap(number, path)) as beside:
+                    Image.fromarray(overlay(pixels, predictor.explain(pixels[None])[0])).save(beside)
+            except OSError as error:
+                row["error"] = f"heat map not written: {error.strerror or error}"
+        yield row
 
 
-def print_answers(predictor: Predictor, rows: list[dict[str, Any]], output: str) -> None:
-    """Print rows of COLUMNS as table, json or csv, with the notice; that of csv goes to standard error."""
-    notice = f"{WARNING} {predictor.notice}".strip()
-    table = pd.DataFrame(rows, columns=pd.Index(COLUMNS))
-    if output == "json":
-        print(json.dumps({"model": predictor.name, "notice": notice, "images": rows}, indent=2))
-    elif output == "csv":
-        table.to_csv(sys.stdout, index=False)
-        print(notice, file=sys.stderr)
-    else:
-        table["novel"] = table["novel"].map({True: "no chest radiograph?", False: ""})
-        shown = table.drop(columns="novelty").fillna("")
-        print(shown.to_string(index=False, float_format="{:.4f}".format))
-        print(f"\nModel {predictor.name}, threshold {predictor.point.threshold:.4f}. {notice}")
+def name_heatmap(number: int, image: Path) -> str:
+    """Return the name of an image's heat map: the number makes it the only one, the rest is cut to what fits."""
+    return f"{number:05d}-{to_text(image.stem).encode()[:LONGEST].decode(errors='ignore')}.png"

@@ -1,6 +1,9 @@
 """The CSV tables that stages exchange, and the names of classes and splits."""
 
+import csv
+from collections.abc import Iterable
 from pathlib import Path
+from typing import IO, Any, Literal
 
 import pandas as pd
 
@@ -50,7 +53,21 @@ def read_records(path: Path) -> pd.DataFrame:
     return read_table(path, DTYPES | {"split": "str"} if split else DTYPES)
 
 
+def read_predictions(file: str | Path | IO[bytes]) -> pd.DataFrame:
+    """Read the predictions on the test images, as the evaluate stage wrote them."""
+    return pd.read_csv(file, dtype={"path": "str", "sha256": "str", "patient_id": "str"}, keep_default_na=False)
+
+
 def write_table(table: pd.DataFrame, path: Path) -> None:
     """Write a table as CSV, whole or not at all."""
+    text = (cell for _, column in table.select_dtypes(exclude="number").items() for cell in column)
     with replacing(path) as beside:
-        table.to_csv(beside, index=False, lineterminator="\n")
+        table.to_csv(beside, index=False, lineterminator="\n", quoting=choose_quoting(text))
+
+
+def choose_quoting(cells: Iterable[Any]) -> Literal[0, 2]:
+    """Return how to write cells as CSV that ends its lines in a newline, so that every reader finds the same cells.
+
+    Python before 3.13 leaves a carriage return without quotes there, and readers take that for the end of a row.
+    """
+    return csv.QUOTE_NONNUMERIC if any("\r" in str(cell) for cell in cells) else csv.QUOTE_MINIMAL

@@ -101,7 +101,7 @@ def draw_heatmaps(
         path: of the PNG.
         images: uint8 (n, side, side).
         heatmaps: 0 to 1 (n, side, side).
-        captions: a line for each image.
+        captions: a line for each image, names in it as `core.figure.caption` returns them.
         outcomes: of each image, str (n,).
         rows: all outcomes, from top to bottom.
         title: of the figure.
@@ -121,7 +121,7 @@ def draw_heatmaps(
             for axis, image in zip(axis_row, group, strict=False):
                 axis.imshow(images[image], cmap="gray", vmin=0, vmax=255)
                 axis.imshow(heatmaps[image], cmap="inferno", vmin=0, vmax=1, alpha=0.6 * heatmaps[image])
-                axis.set_title(captions[image], fontsize="x-small", parse_math=False)
+                axis.set_title(captions[image], fontsize="x-small")
         scale = ScalarMappable(cmap="inferno")
         plt.colorbar(scale, ax=axes, shrink=0.4, label="evidence for pneumonia, relative to the radiograph's maximum")
 
@@ -143,7 +143,7 @@ def draw_pairs(
             for axis in (plain, marked):
                 axis.imshow(image, cmap="gray", vmin=0, vmax=255)
             marked.imshow(heatmap, cmap="inferno", vmin=0, vmax=1, alpha=0.6 * heatmap)
-            plain.set_title(caption, fontsize="x-small", loc="left", parse_math=False)
+            plain.set_title(caption, fontsize="x-small", loc="left")
 
 
 def draw_reliability(path: Path, curves: Mapping[str, pd.DataFrame], notice: str) -> None:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from pneumonia.core.dataset import Split
+from pneumonia.core.figure import caption
 from pneumonia.core.params import EvaluateParams
 from pneumonia.core.tables import write_table
 from pneumonia.evaluation.calibration import trace_reliability
@@ -159,16 +160,12 @@ def _draw_examples(out: Path, found: Evaluation, params: EvaluateParams, notice:
     shown, errors = pick_examples(*judged, EXAMPLES), rank_errors(*judged)
     images = np.r_[shown.index, errors.index[:ERRORS]].astype(int)
     heatmaps = explain(found.models["finetuned"], found.test.images[images], params.heatmap)
-    captions = [f"{judged[1][image]:.4f}  {_shorten(Path(str(found.test.paths[image])).name)}" for image in images]
+    captions = [f"{judged[1][image]:.4f}  {caption(Path(str(found.test.paths[image])).name)}" for image in images]
     of = f"{TITLES[params.heatmap]} of the fine-tuned model, test split, threshold {judged[2]:.3g}"
     n = len(shown)
     title = f"{of}\nthe most certain radiographs of each outcome, with their probability of pneumonia"
     draw_heatmaps(out / "heatmaps.png", found.test.images[images[:n]], heatmaps[:n], captions[:n],
                   shown.to_numpy(), OUTCOMES, title, notice)  # fmt: skip
-    wrong = [f"{kind.removesuffix('s')}\n{caption}" for kind, caption in zip(errors, captions[n:], strict=False)]
+    wrong = [f"{kind.removesuffix('s')}\n{text}" for kind, text in zip(errors, captions[n:], strict=False)]
     title = f"{of}\nthe most confident of {len(errors)} errors, with their probability of pneumonia"
     draw_pairs(out / "errors.png", found.test.images[images[n:]], heatmaps[n:], wrong, title, notice)
-
-
-def _shorten(name: str) -> str:
-    return name if len(name) <= 30 else f"{name[:12]}…{name[-17:]}"

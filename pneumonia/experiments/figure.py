@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pneumonia.core.figure import drawing
+from pneumonia.core.figure import caption, drawing
 
 
 def draw_comparison(path: Path, table: pd.DataFrame, notice: str) -> None:
@@ -17,7 +17,7 @@ def draw_comparison(path: Path, table: pd.DataFrame, notice: str) -> None:
         notice: stands below the figure, empty for none.
     """
     rows = np.arange(len(table))[::-1]
-    names = [f"{name}\nsplit {split}" for name, split in zip(table["experiment"], table["split"], strict=True)]
+    names = [f"{caption(name)}\nsplit {split}" for name, split in zip(table["experiment"], table["split"], strict=True)]
     with drawing(path, 1, 3, (14, 1.5 + 0.6 * len(table)), "Test metrics, time and size", notice) as axes:
         quality, time, size = axes.flat
         for metric, label, marker in (("roc_auc", "ROC AUC", "o"), ("f1", "F1", "s")):

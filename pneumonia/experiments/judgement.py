@@ -9,6 +9,7 @@ from dvc.api import DVCFileSystem
 
 from pneumonia.core.errors import InputError
 from pneumonia.core.params import Gates
+from pneumonia.core.tables import read_predictions
 from pneumonia.registry.checks import (
     Check,
     Evidence,
@@ -105,8 +106,8 @@ def find_evidence(revision: str | None, name: str) -> Evidence:
         crossing = json.loads(files.read_text("reports/split.json"))["crossing_patients"]
         params = yaml.safe_load(files.read_text("params.yaml"))
         synthetic, drawn = params["data"]["source"] == "phantom", describe_split(params["split"])
-        with files.open("reports/evaluation/predictions.csv") as file:
-            predictions = pd.read_csv(file, dtype={"sha256": "str", "patient_id": "str"})
+        with files.open("reports/evaluation/predictions.csv", "rb") as file:
+            predictions = read_predictions(file)
     except (OSError, KeyError) as error:
         raise InputError(
             f"The model of {name} cannot be judged: {error}.", expected="the outputs of its pipeline", remedy="dvc pull"

@@ -1,5 +1,6 @@
 """Decode images: the only module that does, for training and serving alike."""
 
+import stat
 import warnings
 from dataclasses import dataclass
 from io import BytesIO
@@ -9,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from pneumonia.core.dataset import Pixels
-from pneumonia.images.refusal import MAX_PIXELS, ImageRefusedError
+from pneumonia.images.refusal import MAX_BYTES, MAX_PIXELS, ImageRefusedError
 
 warnings.simplefilter("error", Image.DecompressionBombWarning)  # a reason to refuse a file, not to print
 # Filters are global and files are read in threads, so this one is set once. What pydicom warns of is read or refused.
@@ -38,11 +39,14 @@ def read_file(path: Path) -> bytes:
     """Read the content of a file.
 
     Raises:
-        ImageRefusedError: the path is a folder, a pipe or a dangling link, or the file is gone or may not be read.
+        ImageRefusedError: the path is no file, or the file is gone, may not be read, or is too large.
     """
     try:
-        if path.is_fifo():  # opening it would wait for a writer
-            raise ImageRefusedError("cannot be read: Is a pipe")
+        kind = path.stat()
+        if not (stat.S_ISREG(kind.st_mode) or stat.S_ISDIR(kind.st_mode)):  # reading it might never end
+            raise ImageRefusedError("cannot be read: Is a pipe, socket or device")
+        if kind.st_size > MAX_BYTES:
+            raise ImageRefusedError(f"larger than {MAX_BYTES >> 20:,} MiB")
         return path.read_bytes()
     except OSError as error:
         raise ImageRefusedError(f"cannot be read: {error.strerror}") from None

@@ -126,12 +126,12 @@ class Predictor:
 
         Files are read and decoded in threads while the model runs.
         """
-        with ThreadPoolExecutor() as pool:
-            rest = iter(files)
+        pool, rest = ThreadPoolExecutor(), iter(files)
 
-            def read_ahead() -> list[Future[Pixels | ImageRefusedError]]:
-                return [pool.submit(self.try_read, file) for file in islice(rest, BATCH_SIZE)]
+        def read_ahead() -> list[Future[Pixels | ImageRefusedError]]:
+            return [pool.submit(self.try_read, file) for file in islice(rest, BATCH_SIZE)]
 
+        try:
             following = read_ahead()
             while current := following:
                 following = read_ahead()
@@ -140,6 +140,8 @@ class Predictor:
                 answers = iter(self.predict(np.stack(images)) if images else [])
                 for image in read:
                     yield (image, next(answers)) if isinstance(image, np.ndarray) else (None, image)
+        finally:
+            pool.shutdown(cancel_futures=True)  # who stops early does not wait for files that nobody will ask for
 
     def try_read(self, file: Path | bytes) -> Pixels | ImageRefusedError:
         """Return the image of a file, given by its path or content, or why it is refused."""

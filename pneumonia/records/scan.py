@@ -7,6 +7,7 @@ import pandas as pd
 
 from pneumonia.core.files import sha256_bytes
 from pneumonia.core.names import parse_patient
+from pneumonia.core.paths import to_text
 from pneumonia.core.runtime import map_threads
 from pneumonia.core.tables import DTYPES, REFUSED_DTYPES
 from pneumonia.images.decode import describe_image, read_file
@@ -21,13 +22,15 @@ def scan_images(raw: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """
     files = sorted(raw.glob("*/*/*"))
     rows = map_threads(_scan, files, desc="images")  # Pillow and hashlib release the interpreter lock
-    table = pd.DataFrame(rows, columns=[*DTYPES, "reason"]).assign(path=[p.relative_to(raw).as_posix() for p in files])
+    table = pd.DataFrame(rows, columns=[*DTYPES, "reason"]).assign(path=[to_text(p.relative_to(raw)) for p in files])
     refused = table["reason"].notna()
     images, rejected = table.loc[~refused, list(DTYPES)], table.loc[refused, list(REFUSED_DTYPES)]
     return images.astype(DTYPES), rejected.astype(REFUSED_DTYPES)
 
 
 def _scan(file: Path) -> dict[str, Any]:
+    if to_text(file) != str(file):  # neither a CSV nor DVC takes it
+        return {"reason": "name is not UTF-8"}
     try:
         content = read_file(file)
         image = describe_image(content)

@@ -12,8 +12,11 @@ from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
 from pneumonia.core.dataset import Pixels
+from pneumonia.images.decode import read_file
 from pneumonia.images.refusal import ImageRefusedError
 from pneumonia.inference.predictor import Predictor
+
+COLUMNS = ["probability", "decision", "novel", "error"]
 
 
 class PneumoniaClassifier(PythonModel):
@@ -32,31 +35,32 @@ class PneumoniaClassifier(PythonModel):
         """Return a row for each image in the column `image`, in the same order.
 
         Returns:
-            Columns probability (0 to 1), decision (class name) and novel: true if the image does not look like a
-            frontal chest radiograph, and the rest is meaningless.
-
-        Raises:
-            ImageRefusedError: an image cannot be used; names the first such image.
+            Columns probability (0 to 1), decision (class name), novel: true if the image does not look like a frontal
+            chest radiograph, and the rest is meaningless; and error: why an image cannot be used. Of these four an
+            image has either the first three or the last; what is missing is None, which JSON knows, unlike NaN.
         """
-        images = [self._read(number, image) for number, image in enumerate(model_input["image"], 1)]
-        answers = self.predictor.predict(np.stack(images))
-        return pd.DataFrame([vars(answer) for answer in answers])[["probability", "decision", "novel"]]
+        read = [self._read(image) for image in model_input["image"]]
+        images = [image for image in read if isinstance(image, np.ndarray)]
+        answers = iter(self.predictor.predict(np.stack(images)) if images else [])
+        rows = [vars(next(answers)) if isinstance(image, np.ndarray) else {"error": str(image)} for image in read]
+        return pd.DataFrame(rows, columns=COLUMNS, dtype=object).replace({np.nan: None})
 
-    def _read(self, number: int, image: Any) -> Pixels:
+    def _read(self, image: Any) -> Pixels | ValueError:
+        """Return an image, or why it is refused."""
         try:
             if isinstance(image, str):
                 image = _decode(image)
             if isinstance(image, bytes):
                 return self.predictor.read_image(image)
             return self.predictor.read_pixels(np.asarray(image))
-        except (ImageRefusedError, OSError) as error:
-            raise ImageRefusedError(f"image {number}: {error}") from None
+        except ValueError as error:  # ImageRefusedError, and NumPy's where rows differ in length
+            return error
 
 
 def _decode(image: str) -> bytes:
     # First, as a path may be valid base64 too.
     if "mlflow.pyfunc.scoring_server" not in sys.modules and isfile(image):
-        return Path(image).read_bytes()
+        return read_file(Path(image))
     try:
         return base64.b64decode("".join(image.split()), validate=True)  # MLflow breaks it into lines
     except ValueError:

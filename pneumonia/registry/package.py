@@ -126,7 +126,8 @@ def _create_version(run: Run, package: Package, tags: dict[str, str], notice: st
 def _log_model(package: Package) -> ModelInfo:
     """Log a package as an MLflow model of the active run."""
     columns = {"probability": DataType.double, "decision": DataType.string, "novel": DataType.boolean}
-    outputs = Schema([ColSpec(kind, name) for name, kind in columns.items()])
+    columns["error"] = DataType.string  # of an image that cannot be used, and then alone
+    outputs = Schema([ColSpec(kind, name, required=False) for name, kind in columns.items()])
     with warnings.catch_warnings(), TemporaryDirectory() as folder:
         *code, entry = list_shipped()
         for path in code:

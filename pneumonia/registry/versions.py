@@ -7,6 +7,7 @@ import pandas as pd
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 
+from pneumonia.core import tables
 from pneumonia.core.errors import InputError
 from pneumonia.tracking.connection import connect, reaching
 
@@ -102,7 +103,7 @@ def read_predictions(version: ModelVersion) -> pd.DataFrame:
     # Downloads this one file, not the model with it.
     uri = f"models:/{MODEL_NAME}/{version.version}/artifacts/predictions.csv"
     try:
-        return pd.read_csv(mlflow.artifacts.download_artifacts(uri), dtype={"sha256": "str", "patient_id": "str"})
+        return tables.read_predictions(mlflow.artifacts.download_artifacts(uri))
     except (MlflowException, OSError) as error:
         raise InputError(
             f"Version {version.version} of {MODEL_NAME} holds no predictions: {error}.",

@@ -1,6 +1,5 @@
 """Link the images of an existing folder to `out/<source folder>/<LABEL>/<file>`, all or none."""
 
-import mimetypes
 import os
 import shutil
 from collections.abc import Iterator
@@ -11,10 +10,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from pneumonia.core.errors import InputError
+from pneumonia.core.paths import may_be_image, to_text
 
 _SPLITS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
 _LABELS = {"normal": "NORMAL", "pneumonia": "PNEUMONIA"}
-_DICOM = (".dcm", ".dicom")  # mimetypes knows them on some machines only
 _JUNK = (".*", "__macosx", "thumbs.db", "desktop.ini", "readme", "readme.*", "licen[cs]e*")
 SOURCES = "or choose data.source=phantom (no download), mendeley, kaggle, or data.source=folder with data.path"
 
@@ -75,6 +74,8 @@ def _list_images(root: Path) -> Iterator[tuple[Path, Path]]:
             for image in images:
                 if not image.is_file():
                     raise bad_layout(f"{image} is not a file.")
+                if to_text(image) != str(image):
+                    raise bad_layout(f"The name of {to_text(image)} is not UTF-8, which DVC needs.")
                 yield image, Path(split, label, image.name)
 
 
@@ -89,7 +90,7 @@ def _match(folder: Path, names: dict[str, str]) -> dict[str, Path]:
             matched[name] = entry
         elif entry.is_dir() and not (names is _SPLITS and _known_names(entry) == _known_names(folder)):
             raise bad_layout(f"{entry} is an unknown folder.")
-        elif (mimetypes.guess_type(entry.name)[0] or "").startswith("image/") or entry.suffix.lower() in _DICOM:
+        elif not entry.is_dir() and may_be_image(entry):
             raise bad_layout(f"{entry} is an image outside the class folders.")
     return matched
 

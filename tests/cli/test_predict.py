@@ -4,18 +4,22 @@ import csv
 import json
 import os
 from collections.abc import Iterator
-from io import StringIO
+from io import BytesIO, StringIO
 from pathlib import Path
 
 import mlflow
 import numpy as np
+import pandas as pd
 import pytest
+from names import NASTY
 from PIL import Image
 from projects import run
 
+from pneumonia.cli.images import find_images
 from pneumonia.cli.main import main
-from pneumonia.cli.predict import find_images, print_answers, score_files
+from pneumonia.cli.predict import LONGEST, name_heatmap, score_files
 from pneumonia.core.errors import InputError
+from pneumonia.core.paths import to_text
 from pneumonia.inference.predictor import Predictor
 
 NOTICES = ("Not a medical device.", "Synthetic radiographs: no clinical meaning.")
@@ -63,10 +67,10 @@ def add_unreadable(folder: Path) -> set[str]:
 
 def test_files_folders_and_patterns_are_found_once_each(images: list[Path], tmp_path: Path) -> None:
     folder = images[0].parents[1]
-    assert find_images([str(folder)]) == find_images([str(folder / "**" / "*.jpeg"), *map(str, images)]) == images
+    assert find_images([str(folder)])[0] == find_images([str(folder / "**" / "*.jpeg"), *map(str, images)])[0] == images
     note = tmp_path / "note.txt"
     note.write_text("a file named in full is tried whatever its suffix")
-    assert find_images([str(note)]) == [note]
+    assert find_images([str(note)]) == ([note], [])
 
 
 def test_a_path_that_matches_nothing_is_an_error_that_names_it(tmp_path: Path) -> None:
@@ -84,7 +88,7 @@ def test_an_input_that_cannot_be_read_is_a_row_with_its_error_and_the_others_are
     unreadable = add_unreadable(tmp_path)
     for image in images:
         (tmp_path / image.name).symlink_to(image)
-    found = find_images([*unreadable, *(image.name for image in images)] if given == "each" else [given])
+    found = find_images([*unreadable, *(image.name for image in images)] if given == "each" else [given])[0]
     rows = {row["path"]: row for row in score_files(predictor, found)}
     assert rows.keys() == unreadable | {image.name for image in images}
     assert all(rows[name]["error"].startswith("cannot be read: ") for name in unreadable)
@@ -96,7 +100,7 @@ def test_a_file_that_vanishes_after_it_was_found_is_a_row_with_its_error(
     predictor: Predictor, images: list[Path], tmp_path: Path
 ) -> None:
     gone = tmp_path / "gone.jpeg"
-    first, missing, last = score_files(predictor, [images[0], gone, images[1]])
+    first, missing, last = score_files(predictor, find_images(list(map(str, (images[0], gone, images[1]))))[0])
     assert missing["error"] == "cannot be read: No such file or directory"
     assert first["error"] is None and last["error"] is None
 
@@ -107,19 +111,77 @@ def test_files_and_folders_without_permission_are_rows_with_their_error(predicto
     Path("scans/secret.jpeg").touch()
     for path in ("scans/locked", "scans/secret.jpeg"):
         Path(path).chmod(0)
-    rows = score_files(predictor, find_images(["scans"]))
+    rows = score_files(predictor, find_images(["scans"])[0])
     denied = "cannot be read: Permission denied"
     assert [(row["path"], row["error"]) for row in rows] == [("scans/locked", denied), ("scans/secret.jpeg", denied)]
 
 
-@pytest.mark.parametrize("output", ["table", "json", "csv"])
-def test_a_name_that_is_not_utf_8_can_be_printed(
-    predictor: Predictor, images: list[Path], tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes], output: str
+@pytest.mark.usefixtures("in_project")
+@pytest.mark.parametrize("output", [[], ["--json"], ["--csv"]])
+def test_any_name_can_be_printed_and_is_read_back(
+    images: list[Path], tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes], output: list[str]
 ) -> None:
-    image = tmp_path / os.fsdecode(b"\xe9.jpeg")
-    image.symlink_to(images[0])
-    print_answers(predictor, score_files(predictor, [image]), output)
-    assert b"\\xe9.jpeg" in capsysbinary.readouterr().out.replace(b"\\\\", b"\\")
+    for name in NASTY:
+        (tmp_path / name).symlink_to(images[0])
+    main(["predict", str(tmp_path), "--model", "models/finetuned.keras", *output])
+    printed = capsysbinary.readouterr().out.decode()
+    expected = {to_text(tmp_path / name) for name in NASTY}
+    if output == ["--json"]:
+        assert {row["path"] for row in json.loads(printed)["images"]} == expected
+    elif output:
+        for keep_default_na in (True, False):
+            table = pd.read_csv(BytesIO(printed.encode()), keep_default_na=keep_default_na)
+            assert set(table["path"]) == expected
+        assert {row["path"] for row in csv.DictReader(StringIO(printed, newline=""))} == expected
+    else:
+        lines = printed.splitlines()
+        assert len(lines) == 1 + len(NASTY) + 2 and not any("\x1b" in line for line in lines)
+
+
+def test_every_file_in_a_folder_is_an_image_or_counted(images: list[Path], tmp_path: Path) -> None:
+    content = images[0].read_bytes()
+    kept = {"IM000001", "a.JFIF", "b.jpe", "c.ima", "d.webp", "e.tif", "scan.0001", "broken.dcm", "dangling"}
+    for name in kept - {"broken.dcm", "dangling"}:
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "broken.dcm").touch()
+    (tmp_path / "dangling").symlink_to("nowhere")  # nobody can tell what it was
+    (tmp_path / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    (tmp_path / "notes.txt").write_text("x" * 200)
+    (tmp_path / "empty").touch()
+    os.mkfifo(tmp_path / "pipe")
+    for patterns in ([str(tmp_path)], [str(tmp_path / "*")]):
+        found, others = find_images(patterns)
+        assert {path.name for path in found} == kept
+        assert {path.name for path in others} == {"DICOMDIR", "notes.txt", "empty", "pipe"}
+
+
+def test_links_to_folders_are_followed_but_never_in_circles(images: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "archive").symlink_to(images[0].parent)
+    (tmp_path / "here" / "again").symlink_to(tmp_path / "here")
+    assert len(find_images([str(tmp_path / "here")])[0]) == len(list(images[0].parent.iterdir()))
+
+
+def test_a_file_without_end_is_refused_and_not_read(predictor: Predictor, tmp_path: Path) -> None:
+    (tmp_path / "zero.jpeg").symlink_to("/dev/zero")
+    with (tmp_path / "sparse.jpeg").open("wb") as file:
+        file.truncate(1 << 40)
+    sparse, zero = score_files(predictor, find_images([str(tmp_path)])[0])
+    assert (sparse["error"], zero["error"]) == ("larger than 1,024 MiB", "cannot be read: Is a pipe, socket or device")
+
+
+def test_rows_are_there_before_the_last_file_is_read(predictor: Predictor, images: list[Path]) -> None:
+    rows = score_files(predictor, [images[0]] * 10_000)
+    assert next(rows)["probability"] is not None
+    del rows
+
+
+@pytest.mark.parametrize("output", ["", "--csv", "--json"])
+def test_a_closed_pipe_ends_the_command_quietly(once: Path, images: list[Path], output: str) -> None:
+    command = f"python -m pneumonia predict data/raw --model models/finetuned.keras {output} | head -c 1 >/dev/null"
+    done = run("bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}", cwd=once, check=False)
+    assert "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
+    assert done.returncode in (0, 141)  # 0 if all was written before the pipe was closed
 
 
 @pytest.mark.usefixtures("in_project")
@@ -150,7 +212,7 @@ def test_csv_has_the_answers_alone_and_the_notice_goes_to_standard_error(
     assert [bool(row["probability"]) for row in rows] == [True, False, True]
     assert rows[1]["error"].startswith("damaged or truncated")
     assert all(notice in done.stderr for notice in NOTICES)
-    assert done.returncode == 1 and "1 of 3 file(s) refused." in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 1 and "1 of 3 file(s) refused or" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.usefixtures("in_project")
@@ -159,27 +221,54 @@ def test_the_exit_status_tells_of_a_refused_file(tmp_path: Path, capsys: pytest.
     with pytest.raises(SystemExit) as stopped:
         main(["predict", str(tmp_path), "--model", "models/finetuned.keras"])
     assert stopped.value.code == 1
-    assert "5 of 5 file(s) refused." in capsys.readouterr().err
+    assert "5 of 5 file(s) refused or" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("in_project")
 def test_people_get_a_table_with_the_model_and_the_notice(
-    predictor: Predictor, images: list[Path], capsys: pytest.CaptureFixture[str]
+    images: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    print_answers(predictor, score_files(predictor, images[:1]), "table")
+    main(["predict", str(images[0]), "--model", "models/finetuned.keras"])
     printed = capsys.readouterr().out
-    assert images[0].name in printed and "Model 1, threshold 0.5000." in printed
+    assert images[0].name in printed and "Model models/finetuned.keras, threshold " in printed
     assert all(notice in printed for notice in NOTICES)
 
 
 def test_heat_maps_are_written_as_pictures_of_the_images(
     predictor: Predictor, images: list[Path], tmp_path: Path
 ) -> None:
-    score_files(predictor, images[:2], tmp_path / "maps")
+    list(score_files(predictor, images[:2], tmp_path / "maps"))
     written = sorted((tmp_path / "maps").iterdir())
     assert [path.stem[6:] for path in written] == [image.stem for image in images[:2]]
     for path in written:
         with Image.open(path) as picture:
             assert (picture.size, picture.mode) == ((32, 32), "RGB")
+
+
+@pytest.mark.parametrize("stem", [*NASTY, "m" * 250, "ü" * 120, "😀" * 62])
+def test_names_of_heat_maps_fit_and_differ(stem: str, tmp_path: Path) -> None:
+    names = [name_heatmap(number, tmp_path / f"{stem}{end}") for number, end in enumerate((".png", ".jpg"), 99_999)]
+    assert len(set(names)) == 2
+    assert all(len(name.encode()) <= LONGEST + 11 for name in names)
+
+
+def test_a_heat_map_that_cannot_be_written_leaves_the_answer(
+    predictor: Predictor, images: list[Path], tmp_path: Path
+) -> None:
+    (tmp_path / name_heatmap(1, images[0])).mkdir()
+    first, second = score_files(predictor, images[:2], tmp_path)
+    assert first["probability"] is not None and first["error"] == "heat map not written: Is a directory"
+    assert second["error"] is None and (tmp_path / name_heatmap(2, images[1])).is_file()
+
+
+@pytest.mark.usefixtures("in_project")
+@pytest.mark.parametrize("place", ["file", "file/below", "/proc/maps-of-nobody"])
+def test_a_folder_for_heat_maps_that_cannot_be_written_is_said_first(
+    images: list[Path], tmp_path: Path, place: str
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match=r"Heat maps cannot be written to (.|\n)*Expected: (.|\n)*Remedy: "):
+        main(["predict", str(images[0]), "--model", "none", "--heatmap", str(tmp_path / place)])
 
 
 @pytest.mark.usefixtures("in_project")

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib import pyplot as plt
+from names import NASTY
 
-from pneumonia.core.figure import drawing
+from pneumonia.core.figure import caption, drawing
 from pneumonia.core.params import PHANTOM_NOTICE
 
 
@@ -36,3 +37,9 @@ def test_a_figure_that_fails_is_closed_and_leaves_no_file(tmp_path: Path):
         raise ZeroDivisionError
     assert plt.get_fignums() == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_any_name_can_stand_in_a_figure(tmp_path: Path):
+    with drawing(tmp_path / "figure.png", 1, len(NASTY), (30, 2), "A title", "") as axes:
+        for axis, name in zip(axes.flat, NASTY, strict=True):
+            axis.set_title(caption(name))

@@ -1,10 +1,12 @@
 """A table is the same after it was written and read, and what is no such table is refused."""
 
+import csv
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from image_tables import make_records
+from names import TEXT
 
 from pneumonia.core.errors import InputError
 from pneumonia.core.tables import DTYPES, REFUSED_DTYPES, read_records, read_table, write_table
@@ -59,3 +61,10 @@ def test_a_table_that_cannot_be_written_leaves_the_old_one(tmp_path: Path):
         write_table(unwritable, path)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_any_name_is_read_back_by_pandas_and_by_python(tmp_path: Path):
+    write_table(make_records(path=TEXT), tmp_path / "records.csv")
+    assert read_records(tmp_path / "records.csv")["path"].tolist() == TEXT
+    with (tmp_path / "records.csv").open(newline="") as file:
+        assert [row["path"] for row in csv.DictReader(file)] == TEXT

@@ -52,7 +52,7 @@ def test_a_file_is_read_as_it_is(tmp_path: Path):
     [
         (lambda path: None, "No such file"),
         (Path.mkdir, "Is a directory"),
-        (os.mkfifo, "Is a pipe"),
+        (os.mkfifo, "Is a pipe, socket or device"),
         (lambda path: path.symlink_to("nowhere"), "No such file"),
         (lambda path: path.symlink_to(path), "Too many levels of symbolic links"),
         (lambda path: path.symlink_to("/proc/self/mem"), "Input/output error"),

@@ -88,7 +88,7 @@ def test_what_cannot_be_read_is_named_with_a_reason_and_set_aside(tmp_path: Path
         "folder.dcm": "cannot be read: Is a directory",
         "link.jpeg": "cannot be read: No such file or directory",
         "notes.txt": "not a JPEG, PNG or DICOM file",
-        "pipe.jpeg": "cannot be read: Is a pipe",
+        "pipe.jpeg": "cannot be read: Is a pipe, socket or device",
     }
 
 

@@ -71,6 +71,7 @@ def become(descriptors: list[int], arguments: list[str], folder: str, group: int
     for number, descriptor in enumerate(descriptors):
         os.dup2(descriptor, number)
         os.close(descriptor)
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115  # the old one takes this for the file that it was
     sys.path[0], sys.argv = folder, arguments
     status = 0
     try:
