@@ -52,16 +52,14 @@ def ensure_unchanged(version: ModelVersion, folder: Path | None = None) -> None:
         InputError: a file is missing or changed, or the version holds no digests.
     """
     if changes := find_changes(version, folder):
-        kinds = {
-            kind: [name for name, found in changes.items() if found == kind] for kind in sorted({*changes.values()})
-        }
-        listed = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in kinds.items())
+        kinds = sorted({*changes.values()})
+        listed = [", ".join(name for name in changes if changes[name] == kind) + f" {kind}" for kind in kinds]
         champion = find_alias("champion")
         is_champion = champion is not None and champion.version == version.version
         undo = 'python -m pneumonia registry rollback --reason "..."' if is_champion else "delete that version"
-        only = "has lost files" if [*kinds] == ["missing"] else "is not what was registered"
+        state = "has lost files" if kinds == ["missing"] else "is not what was registered"
         raise InputError(
-            f"Version {version.version} of {MODEL_NAME} {only}; {listed}.",
-            expected=f"the files of which the version holds digests, in {find_location(version)}",
+            f"Version {version.version} of {MODEL_NAME} {state}: {'; '.join(listed)}.",
+            expected=f"the files stored at registration, in {find_location(version)}",
             remedy=f"restore them from a backup of the store, or: {undo}",
         )
