@@ -237,7 +237,7 @@ def test_verify_offers_no_rollback_for_another_version(command: Command):
     message = refuse(command, "verify", "4")
     assert "has lost files: artifacts/predictions.csv missing." in message
     assert "changed" not in message
-    assert "rollback" not in message
+    assert "registry rollback" not in message
 
 
 def test_a_version_without_digests_cannot_be_verified(command: Command):

@@ -77,16 +77,15 @@ def test_a_mistyped_address_is_an_error_and_creates_nothing(
 
 
 @pytest.mark.parametrize("damage", ["truncated", "garbage"])
-def test_a_damaged_store_is_kept_beside_a_new_one(tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]):
-    with working_in(tmp_path) as store:
-        whole = store.read_bytes()
-        content = whole[: len(whole) // 2] if damage == "truncated" else b"no database" * 1000
-        store.write_bytes(content)
-        with pytest.raises(InputError, match=f"{store} is damaged"):
-            has_store()  # who only reads repairs nothing
-        (tmp_path / "dvc.yaml").touch()
-        assert connect() == "1"
-        assert store.with_name("mlflow.db.damaged").read_bytes() == content
+def test_a_damaged_store_is_kept_beside_a_new_one(project: Path, damage: str, capsys: pytest.CaptureFixture[str]):
+    whole = Path(make_tables().name, "mlflow.db").read_bytes()
+    content = whole[: len(whole) // 2] if damage == "truncated" else b"no database" * 1000
+    (store := project / "mlruns/mlflow.db").parent.mkdir()
+    store.write_bytes(content)
+    with pytest.raises(InputError, match=f"{store} is damaged"):
+        has_store()  # who only reads repairs nothing
+    assert connect() == "1"
+    assert store.with_name("mlflow.db.damaged").read_bytes() == content
     assert "mlflow.db.damaged" in capsys.readouterr().err
 
 
