@@ -564,6 +564,7 @@ def test_a_journal_for_a_server_is_not_sent_to_a_local_store(monkeypatch: pytest
     monkeypatch.setenv("MLFLOW_TRACKING_URI", nowhere())
     train()
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    Path("dvc.yaml").touch()
     assert send_spooled() == 0
     assert len(find_waiting()) == 1
 
