@@ -75,6 +75,7 @@ benchmark: .venv/requirements-serve.txt  ## compare with the plain way; DATA=fol
 
 ui: setup  ## open the MLflow UI on this project's runs
 	@echo "http://127.0.0.1:$(PORT) shows the runs; stop with Ctrl+C."
+	@MLFLOW_TRACKING_URI= python -m pneumonia registry sync
 	@mlflow server --backend-store-uri sqlite:///mlruns/mlflow.db --host 127.0.0.1 --port $(PORT)
 
 serve: .venv/requirements-serve.txt  ## answer at http://127.0.0.1:8000: page, API and its documentation; MODEL=champion, PORT=8000

@@ -1,12 +1,13 @@
 """Fixtures: a tiny copy of the project, with its own git, DVC and MLflow stores."""
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from projects import LEADING, REAL_DATA, copy_finished, copy_project, run
+from projects import LEADING, REAL_DATA, copy_project, run
 
 # A shell that starts the tests in the background ignores SIGINT, in all that they start too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -64,4 +65,4 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def finished(once: Path, tmp_path: Path) -> Path:
     """Return a copy of a tiny project whose pipeline has run, to change."""
-    return copy_finished(once, tmp_path / "finished")
+    return shutil.copytree(once, tmp_path / "finished", symlinks=True)

@@ -2,12 +2,10 @@
 
 import os
 import shutil
-import sqlite3
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import closing
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -105,22 +103,3 @@ def link_environment(project: Path) -> None:
         (commands / command.name).symlink_to(WARM / "python" if command.name == "python" else command)
     for lock in ROOT.glob("requirements*.txt"):
         shutil.copy(lock, commands.parent)
-
-
-# Where MLflow keeps artifacts by their whole path: without another, a copy of a store writes into the first one.
-LOCATIONS = {
-    "experiments": "artifact_location",
-    "runs": "artifact_uri",
-    "logged_models": "artifact_location",
-    "model_versions": "storage_location",
-}
-
-
-def copy_finished(once: Path, target: Path) -> Path:
-    """Copy a project whose pipeline has run, and lead its MLflow store to its own artifacts."""
-    shutil.copytree(once, target, symlinks=True)
-    with closing(sqlite3.connect(target / "mlruns" / "mlflow.db")) as store:
-        for table, column in LOCATIONS.items():
-            store.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (str(once), str(target)))
-        store.commit()
-    return target

@@ -29,7 +29,7 @@ def working_in(folder: Path, store: Path | None = None, **environment: str) -> I
 
     Args:
         folder: of the project.
-        store: file to copy the store from, since creating tables takes seconds. Artifacts are not copied.
+        store: file to copy the store from, since creating tables takes seconds. Its artifacts are shared, not copied.
         environment: variables to set meanwhile.
     """
     with pytest.MonkeyPatch.context() as patch:
@@ -43,6 +43,8 @@ def working_in(folder: Path, store: Path | None = None, **environment: str) -> I
         if not Path("mlruns").exists():
             Path("mlruns").mkdir()
             shutil.copy(store or Path(make_tables().name, "mlflow.db"), "mlruns")
+            if store:
+                Path("mlruns/artifacts").symlink_to(store.parent / "artifacts")
         connect()
         try:
             yield folder / "mlruns" / "mlflow.db"

@@ -14,6 +14,7 @@ from pneumonia.registry.gate import judge, promote_judged, read_checks
 from pneumonia.registry.promotion import resume, rollback
 from pneumonia.registry.verify import ensure_unchanged
 from pneumonia.registry.versions import ALIASES, MODEL_NAME, find_alias, get_version, list_versions
+from pneumonia.tracking.connection import connect
 from pneumonia.tracking.spool import send_spooled
 
 LISTED = ("recipe", "data_source", "split", "test_roc_auc", "test_sensitivity", "test_specificity", "test_threshold")
@@ -124,5 +125,6 @@ def verify(version: str) -> None:
 
 
 def sync() -> None:
-    """Send what earlier runs could not send to the tracking server."""
+    """Send what earlier runs could not send to the store."""
+    connect()
     print(f"{send_spooled()} run(s) sent.")

@@ -3,6 +3,7 @@
 import getpass
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterable
 from contextlib import suppress
@@ -12,10 +13,9 @@ from typing import Any
 import mlflow
 
 from pneumonia.core.errors import InputError
-from pneumonia.registry.versions import MODEL_NAME, find_model
-from pneumonia.tracking.connection import connect, reaching
+from pneumonia.registry.versions import MODEL_NAME, TRAIL, find_model, read_json
+from pneumonia.tracking.connection import has_store, reaching
 
-TRAIL = "audit."  # and a number: the tags of the registered model that hold the records
 LIFT = 'python -m pneumonia registry resume --reason "...", or registry promote VERSION --reason "..."'
 LIMIT = 5000  # characters that MLflow's tables hold in a tag; MLflow itself allows 100,000, SQLite any number
 Record = dict[str, Any]  # its fields are listed at `read_audit`
@@ -52,8 +52,7 @@ def read_audit() -> list[Record]:
     leaves the former champion in place, which the next record, or else the alias, shows. An alias put back by hand
     looks the same, and is the same for the champion. A resume moves nothing, and takes place when it is written.
     """
-    connect()
-    return list(read_trail()[0].values())
+    return list(read_trail()[0].values()) if has_store() else []
 
 
 @reaching("reading the registry")
@@ -62,8 +61,8 @@ def find_lineage() -> list[str]:
 
     They are the champions that nobody rolled back.
     """
-    connect()
-    return list(dict.fromkeys(version for version in read_trail()[1] if version))
+    stack = read_trail()[1] if has_store() else []
+    return list(dict.fromkeys(version for version in stack if version))
 
 
 def read_trail() -> tuple[dict[int, Record], list[str | None]]:
@@ -73,7 +72,11 @@ def read_trail() -> tuple[dict[int, Record], list[str | None]]:
     """
     model = find_model(MODEL_NAME)
     tags, aliases = (model.tags, model.aliases) if model else ({}, {})
-    kept = {int(key.removeprefix(TRAIL)): json.loads(tag) for key, tag in tags.items() if key.startswith(TRAIL)}
+    kept = {
+        int(found[1]): read_json(tag, key, MODEL_NAME)
+        for key, tag in tags.items()
+        if (found := re.fullmatch(rf"{re.escape(TRAIL)}(\d+)", key))  # others are notes of somebody's
+    }
     trail: dict[int, Record] = dict(sorted(kept.items()))
     champion = str(aliases["champion"]) if "champion" in aliases else None
     followed = [*[record["former"] for record in trail.values()][1:], champion]

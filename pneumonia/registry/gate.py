@@ -27,7 +27,7 @@ from pneumonia.registry.checks import (
 from pneumonia.registry.lock import PromotionRefusedError
 from pneumonia.registry.package import Package, register_package
 from pneumonia.registry.promotion import promote
-from pneumonia.registry.versions import MODEL_NAME, find_alias, list_versions, read_predictions
+from pneumonia.registry.versions import MODEL_NAME, find_alias, list_versions, read_json, read_predictions
 from pneumonia.tracking.connection import connect
 
 
@@ -200,4 +200,5 @@ def keep_checks(version: ModelVersion, checks: list[Check], key: str) -> None:
 
 def read_checks(version: ModelVersion) -> list[Check]:
     """Return the checks stored with a version, none if it was never judged."""
-    return [Check(**check) for check in json.loads(version.tags.get("checks", "[]"))]
+    checks = read_json(version.tags.get("checks", "[]"), "checks", f"version {version.version}")
+    return [Check(**check) for check in checks]

@@ -1,13 +1,12 @@
 """Verify that the files of a version are the ones that were registered."""
 
-import json
 from pathlib import Path
 
 from mlflow.entities.model_registry import ModelVersion
 
 from pneumonia.core.errors import InputError
 from pneumonia.core.files import sha256_bytes, sha256_file
-from pneumonia.registry.versions import MODEL_NAME, download_version, find_alias
+from pneumonia.registry.versions import MODEL_NAME, download_version, find_alias, find_location, read_json
 
 
 def digest_files(folder: Path) -> dict[str, str]:
@@ -20,8 +19,8 @@ def digest_files(folder: Path) -> dict[str, str]:
     return digests | {"code": sha256_bytes("\n".join(code).encode())}
 
 
-def find_changes(version: ModelVersion, folder: Path | None = None) -> list[str]:
-    """Return the names of files that were changed, added or removed since registration, sorted.
+def find_changes(version: ModelVersion, folder: Path | None = None) -> dict[str, str]:
+    """Return the names of files, sorted, that are "missing", or were "changed" or "added", since registration.
 
     Args:
         version: the version.
@@ -36,22 +35,31 @@ def find_changes(version: ModelVersion, folder: Path | None = None) -> list[str]
             expected="a version that this project registered",
             remedy="register the model again: dvc repro",
         )
-    expected, found = json.loads(version.tags["digests"]), digest_files(folder or download_version(version))
-    return [name for name in sorted(expected | found) if expected.get(name) != found.get(name)]
+    expected = read_json(version.tags["digests"], "digests", f"version {version.version}")
+    found = digest_files(folder or download_version(version))
+    changes = {}
+    for name in sorted(expected | found):
+        if expected.get(name) != found.get(name):
+            gone = name not in found or (name == "code" and found[name] == sha256_bytes(b""))
+            changes[name] = "missing" if gone else "changed" if name in expected else "added"
+    return changes
 
 
 def ensure_unchanged(version: ModelVersion, folder: Path | None = None) -> None:
     """Refuse a version whose files changed since registration; arguments as for `find_changes`.
 
     Raises:
-        InputError: a file changed, or the version holds no digests.
+        InputError: a file is missing or changed, or the version holds no digests.
     """
-    if changed := find_changes(version, folder):
+    if changes := find_changes(version, folder):
+        kinds = sorted({*changes.values()})
+        listed = [", ".join(name for name in changes if changes[name] == kind) + f" {kind}" for kind in kinds]
         champion = find_alias("champion")
         is_champion = champion is not None and champion.version == version.version
         undo = 'python -m pneumonia registry rollback --reason "..."' if is_champion else "delete that version"
+        state = "has lost files" if kinds == ["missing"] else "is not what was registered"
         raise InputError(
-            f"Version {version.version} of {MODEL_NAME} is not what was registered: {', '.join(changed)} changed.",
-            expected="the digests stored at registration",
-            remedy=f"restore its files, or: {undo}",
+            f"Version {version.version} of {MODEL_NAME} {state}: {'; '.join(listed)}.",
+            expected=f"the files stored at registration, in {find_location(version)}",
+            remedy=f"restore them from a backup of the store, or: {undo}",
         )

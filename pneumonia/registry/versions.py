@@ -1,6 +1,10 @@
 """Find registered versions and read what they hold."""
 
+import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pandas as pd
@@ -9,30 +13,48 @@ from mlflow.exceptions import MlflowException
 
 from pneumonia.core import tables
 from pneumonia.core.errors import InputError
-from pneumonia.tracking.connection import connect, reaching
+from pneumonia.tracking.connection import has_store, reaching
 
 MODEL_NAME = "pneumonia-classifier"
+TRAIL = "audit."  # and a number: the tags of the registered model that hold the audit trail
 ALIASES = ("champion", "challenger")
 
 
 def find_model(name: str) -> RegisteredModel | None:
     """Return a registered model with its tags and aliases, None if there is none."""
     # `get_registered_model` raises the same error for a missing model as some stores do for a failed connection.
-    models = mlflow.MlflowClient().search_registered_models(f"name = '{name}'")
-    return models[0] if models else None
+    client = mlflow.MlflowClient()
+    if models := client.search_registered_models(f"name = '{name}'"):
+        return models[0]
+    if name == MODEL_NAME:
+        _refuse_renamed(client.search_registered_models())
+    return None
+
+
+def _refuse_renamed(models: Sequence[RegisteredModel]) -> None:
+    """Refuse to begin anew, without champion and audit trail, where somebody renamed the registered model."""
+    for model in models:
+        if f"{TRAIL}0001" in model.tags:
+            rename = f"mlflow.MlflowClient().rename_registered_model({model.name!r}, {MODEL_NAME!r})"
+            raise InputError(
+                f"There is no registered model {MODEL_NAME}, but {model.name!r} has its audit trail.",
+                expected=f"a registered model that keeps its name, {MODEL_NAME}",
+                remedy=f'rename it in the MLflow UI, or: python -c "import pneumonia.tracking.connection as c, mlflow; '
+                f'c.connect(); {rename}"; to begin anew, delete it',
+            )
 
 
 @reaching("reading the registry")
 def find_alias(alias: str) -> ModelVersion | None:
     """Return the version with an alias, champion or challenger, None if there is none."""
-    connect()
-    if (model := find_model(MODEL_NAME)) and alias in model.aliases:
+    if has_store() and (model := find_model(MODEL_NAME)) and alias in model.aliases:
         return mlflow.MlflowClient().get_model_version_by_alias(MODEL_NAME, alias)
 
 
 def find_version(sha256: str) -> ModelVersion | None:
     """Return the version registered from the package with this SHA-256, None if there is none."""
-    connect()
+    if not has_store():
+        return None
     found = mlflow.MlflowClient().search_model_versions(f"name = '{MODEL_NAME}' and tags.package_sha256 = '{sha256}'")
     return found[0] if found else None
 
@@ -45,20 +67,21 @@ def get_version(name: str) -> ModelVersion:
     """
     if found := find_alias(name):
         return found
-    try:
-        return mlflow.MlflowClient().get_model_version(MODEL_NAME, name)
-    except MlflowException:
-        numbers = sorted(int(version.version) for version in list_versions())
-        raise InputError(
-            f"{MODEL_NAME} has no version {name!r}.",
-            expected=f"champion, challenger or one of {numbers}",
-            remedy="python -m pneumonia registry list",
-        ) from None
+    versions = list_versions()
+    if found := [version for version in versions if str(version.version) == name]:
+        return found[0]
+    numbers = sorted(int(version.version) for version in versions)
+    raise InputError(
+        f"{MODEL_NAME} has no version {name!r}.",
+        expected=f"champion, challenger or one of {numbers}" if numbers else "a pipeline that has run to its end here",
+        remedy="python -m pneumonia registry list" if numbers else "make repro",
+    )
 
 
 def list_versions() -> list[ModelVersion]:
     """Return all versions, the latest first."""
-    connect()
+    if not has_store():
+        return []
     versions = mlflow.MlflowClient().search_model_versions(f"name = '{MODEL_NAME}'")
     return sorted(versions, key=lambda version: -int(version.version))
 
@@ -87,11 +110,36 @@ def download_version(version: ModelVersion, into: Path | None = None) -> Path:
         uri = f"models:/{MODEL_NAME}/{version.version}"
         return Path(mlflow.artifacts.download_artifacts(uri, dst_path=into and str(into)))
     except (MlflowException, OSError) as error:
+        if isinstance(error, MlflowException) and error.get_http_status_code() != 404:
+            raise  # the server does not answer, or refuses
         raise InputError(
-            f"The files of version {version.version} of {MODEL_NAME} cannot be downloaded: {error}.",
-            expected="the files stored at registration",
-            remedy="restore them from a backup, or register the model again: dvc repro",
+            f"The files of version {version.version} of {MODEL_NAME} are missing from the store: {error}.",
+            expected=f"the files stored at registration, in {find_location(version)}",
+            remedy="restore that folder from a backup or from the project this one was copied from; or delete that "
+            "version, and `dvc repro` registers the model again",
         ) from error
+
+
+def find_location(version: ModelVersion) -> str:
+    """Return where the store keeps the files of a version, without credentials."""
+    location = mlflow.MlflowClient().get_model_version_download_uri(MODEL_NAME, str(version.version))
+    return re.sub("//[^/@]*@", "//", location)
+
+
+def read_json(tag: str, name: str, owner: str) -> Any:
+    """Return what a tag of ours holds as JSON.
+
+    Raises:
+        InputError: somebody wrote something else there.
+    """
+    try:
+        return json.loads(tag)
+    except json.JSONDecodeError:
+        raise InputError(
+            f"The tag {name!r} of {owner} is no JSON: {tag[:40]!r}.",
+            expected="what this project wrote there; notes of your own under other names",
+            remedy="restore the tag in the MLflow UI from a backup of the store, or delete it there",
+        ) from None
 
 
 def read_predictions(version: ModelVersion) -> pd.DataFrame:

@@ -35,7 +35,7 @@ class PhaseRun:
 
     @property
     def run(self) -> Run:
-        """Return MLflow's own description of the run; its id is empty while the server is out of reach."""
+        """Return MLflow's own description of the run; its id is empty while the store is out of reach."""
         return self._recorder.run
 
     def log_metrics(self, metrics: dict[str, float], step: int = 0) -> None:
@@ -79,7 +79,7 @@ class PhaseRun:
         self.tag({"model_sha256": sha256_file(model)})
 
     def link_initial_run(self, initial: Path) -> None:
-        """Link the run to the one that made its initial model; while the server is out of reach, `register` does it."""
+        """Link the run to the one that made its initial model; while the store is out of reach, `register` does it."""
         self._recorder.attempt(lambda: link_initial_run(self.run, initial))
 
 
@@ -87,7 +87,7 @@ class PhaseRun:
 def phase_run(phase: Phase, params: Params, dataset: Dataset, dataset_path: Path, state: Path) -> Iterator[PhaseRun]:
     """Open the run of a training phase; a phase that resumes continues its run.
 
-    A tracking server out of reach does not stop the phase, see `spool`.
+    A store out of reach does not stop the phase, see `spool`.
 
     Args:
         phase: "train" or "finetune".
@@ -115,7 +115,7 @@ def phase_run(phase: Phase, params: Params, dataset: Dataset, dataset_path: Path
         finally:
             if monitor and recorder.reached:
                 monitor.finish()
-            elif monitor:  # it may be waiting for the server
+            elif monitor:  # it may be waiting for the store
                 threading.Thread(target=monitor.finish, daemon=True).start()
 
 

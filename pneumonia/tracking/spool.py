@@ -1,4 +1,4 @@
-"""Send a run to MLflow; what its server misses is kept in mlruns/spool and sent later."""
+"""Send a run to MLflow; what a store misses that does not answer is kept in mlruns/spool and sent later."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 from mlflow.exceptions import MlflowException
 
 from pneumonia.core.files import project_home
-from pneumonia.tracking.connection import UnreachableError, connect, find_server, reaching
+from pneumonia.tracking.connection import UnreachableError, connect, find_server, find_store, reaching
 
 KEY = "run_key"  # tag that identifies a run even if the server's answer, with the run's id, was lost
 Entry = dict[str, Any]  # a part of a run as JSON, see `deliver`
@@ -60,14 +60,14 @@ def deliver(run_id: str, entry: Entry, artifacts: Path | None = None) -> None:
 
 
 class Recorder:
-    """Sends one run to MLflow; once the server cannot be reached, writes the rest to a journal."""
+    """Sends one run to MLflow; once the store cannot be reached, writes the rest to a journal."""
 
     def __init__(self, opening: Entry, tolerant: bool) -> None:
-        """Create a recorder without asking the server.
+        """Create a recorder without asking the store.
 
         Args:
             opening: see `open_run`; the tags hold KEY and the phase.
-            tolerant: whether to continue without the server.
+            tolerant: whether to continue without the store.
         """
         self.opening, self.tolerant, self.reached = opening, tolerant, True
         self.run = Run(RunInfo("", "", "", "RUNNING", opening["start_time"], None, "active"), RunData())
@@ -75,7 +75,7 @@ class Recorder:
         self.hand_over()  # what the same run left when it was killed
 
     def attempt(self, call: Callable[[], T]) -> T | None:
-        """Return what `call` returns, or None from the first time on that the server cannot be reached."""
+        """Return what `call` returns, or None from the first time on that the store cannot be reached."""
         if self.reached:
             try:
                 with reaching("recording a run"):
@@ -85,8 +85,8 @@ class Recorder:
                     raise
                 self.reached = False
                 first = str(error).splitlines()[0]
-                print(f"{first} Continuing; {find_spool()} keeps what the server misses.", flush=True)
-                self._write(self.opening | {"server": find_server() if self.run.info.run_id else ""})
+                print(f"{first} Continuing; {find_spool()} keeps what it misses.", flush=True)
+                self._write(self.opening | {"server": _find_receiver(begun=bool(self.run.info.run_id))})
         return None
 
     def record(self, entry: Entry, artifacts: Path | None = None) -> None:
@@ -120,16 +120,21 @@ def find_waiting() -> list[Path]:
 
 
 def send_spooled() -> int:
-    """Send all waiting journals to the tracking server, if there is one, and return their number.
+    """Send all waiting journals that the present store may receive, and return their number.
 
     Raises:
-        InputError: the server does not answer or refuses.
+        InputError: the store does not answer or refuses.
     """
-    if not (find_server() and find_waiting()):
+    if not find_waiting():
         return 0
     experiment = connect()
     with FileLock(find_spool() / ".lock"):  # two processes at once could create a run twice
         return sum(_send(journal, experiment) for journal in find_waiting())
+
+
+def _find_receiver(*, begun: bool) -> str:
+    # A run that no server has begun goes to any server; what a file misses goes to that file.
+    return find_store() if begun or not find_server() else ""
 
 
 def _send(journal: Path, experiment: str) -> bool:
@@ -138,8 +143,9 @@ def _send(journal: Path, experiment: str) -> bool:
     whole = [json.loads(line) for line in lines if line.endswith("\n")]  # a full disk may have truncated the last one
     if whole:
         opening, *entries = whole
-        if opening["server"] not in ("", find_server()):
-            print(f"{journal} is kept: the beginning of its run is on {opening['server']}.", flush=True)
+        if opening["server"] not in (_find_receiver(begun=True), _find_receiver(begun=False)):
+            place = f"the beginning of its run is in {opening['server']}" if opening["server"] else "it is for a server"
+            print(f"{journal} is kept: {place}.", flush=True)
             return False
         with reaching(f"sending {journal}"):
             run_id = open_run(experiment, opening).info.run_id

@@ -275,8 +275,9 @@ def test_verify_names_the_changed_file_of_a_champion_and_offers_a_rollback(
 def test_verify_offers_no_rollback_for_another_version(command: Command):
     keep_digests(register(GOOD)).unlink()
     message = refuse(command, "verify", "4")
-    assert "artifacts/predictions.csv changed" in message
-    assert "rollback" not in message
+    assert "has lost files: artifacts/predictions.csv missing." in message
+    assert "changed" not in message
+    assert "registry rollback" not in message
 
 
 def test_a_version_without_digests_cannot_be_verified(command: Command):

@@ -1,6 +1,7 @@
 """What a retrained model is called, and what the summary says whatever happens."""
 
 import os
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from projects import ROOT, clean_environment, copy_finished, run, set_params
+from projects import ROOT, clean_environment, run, set_params
 from versions import draw_images, predict
 from waiting import wait_for
 
@@ -63,7 +64,7 @@ def test_a_gain_without_an_interval_is_shown_as_such(inside: Path, tmp_path: Pat
 @pytest.fixture(scope="module")
 def shared(once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a finished project with a commit that lists its outputs, for tests that leave no trace in it."""
-    project = copy_finished(once, tmp_path_factory.mktemp("retraining") / "project")
+    project = shutil.copytree(once, tmp_path_factory.mktemp("retraining") / "project", symlinks=True)
     run("git", "add", "-A", cwd=project)
     run("git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "the pipeline ran", cwd=project)
     return project

@@ -15,7 +15,7 @@ import yaml
 from dvc.repo import Repo
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from projects import clean_environment, copy_finished, link_environment, run, set_params
+from projects import clean_environment, link_environment, run, set_params
 from waiting import wait_for
 
 STAGES = ["fetch", "validate", "merge", "split", "augment", "train", "finetune", "evaluate", "report", "register"]
@@ -91,7 +91,7 @@ def test_make_repro_runs_what_a_parameter_changes_and_shows_a_line_per_stage_and
 @pytest.fixture(scope="module")
 def forced(once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a finished project whose pipeline has run again; connections.log beside it lists connections."""
-    project = copy_finished(once, (folder := tmp_path_factory.mktemp("forced")) / "project")
+    project = shutil.copytree(once, (folder := tmp_path_factory.mktemp("forced")) / "project", symlinks=True)
     shutil.rmtree(project / ".cache")  # the frozen backbone computes every image again
     (folder / "sitecustomize.py").write_text(LISTENER.format(log=str(folder / "connections.log")))
     done = run("dvc", "repro", "--force", cwd=project, PYTHONPATH=str(folder))

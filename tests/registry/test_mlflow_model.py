@@ -74,8 +74,9 @@ def expected(once: Path, images: list[Path]) -> list[dict[str, Any]]:
 def asked(once: Path, images: list[Path]) -> dict[str, dict[str, list[Any]]]:
     """Return the predictions of a process that has the version's code and none of the project's."""
     names = [f"image/{image.name}" for image in images]
-    store = f"sqlite:///{once / 'mlruns/mlflow.db'}"
-    done = run(sys.executable, "-c", ASK, URI, *names, cwd=images[0].parents[1], MLFLOW_TRACKING_URI=store)
+    folder, store = images[0].parents[1], "sqlite:///mlruns/mlflow.db"
+    (folder / "mlruns").symlink_to(once / "mlruns")
+    done = run(sys.executable, "-c", ASK, URI, *names, cwd=folder, MLFLOW_TRACKING_URI=store)
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -176,12 +176,13 @@ def stored(tmp_path: Path) -> Iterator[Path]:
 def elsewhere(
     registered: tuple[Path, list[ModelVersion]], images: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Any]:
-    """Return what version 1 does in an empty folder, in a process that has neither the repository nor pickles."""
+    """Return what version 1 does beside a copy of its store, in a process without repository and pickles."""
     folder, empty = tmp_path_factory.mktemp("images"), tmp_path_factory.mktemp("empty")
     for name, content in images.items():
         (folder / name).write_bytes(content)
     names = [str(folder / name) for name in images]
-    uri = f"sqlite:///{registered[0]}"
+    shutil.copytree(registered[0].parent, empty / "mlruns")
+    uri = "sqlite:///mlruns/mlflow.db"
     done = run(sys.executable, "-I", "-c", ELSEWHERE, *names, cwd=empty, MLFLOW_TRACKING_URI=uri,
                MLFLOW_ALLOW_PICKLE_DESERIALIZATION="false")  # fmt: skip
     return json.loads(done.stdout.splitlines()[-1])
@@ -347,9 +348,8 @@ def test_a_version_decides_at_its_own_threshold(elsewhere: dict[str, Any], packa
 
 
 def test_a_version_runs_its_own_code_and_leaves_nothing_behind(elsewhere: dict[str, Any]):
-    code = download_version(get_version("1")) / "code"
-    assert [name for name in elsewhere["modules"] if not name.startswith(f"{code}/")] == []
-    assert elsewhere["left behind"] == []
+    assert [name for name in elsewhere["modules"] if "/mlruns/artifacts/models/" not in name] == []
+    assert elsewhere["left behind"] == ["mlruns"]
 
 
 def test_an_error_names_the_file_that_is_not_an_image_and_the_reason(elsewhere: dict[str, Any]):
@@ -373,7 +373,7 @@ def test_missing_predictions_are_an_error_in_three_parts(stored: Path):
 
 @pytest.mark.usefixtures("elsewhere")
 def test_a_version_is_unchanged_after_registration_and_after_loading():
-    assert [find_changes(version) for version in list_versions()] == [[], [], []]
+    assert [find_changes(version) for version in list_versions()] == [{}, {}, {}]
 
 
 @pytest.mark.parametrize(
@@ -386,34 +386,41 @@ def test_a_flipped_byte_is_found_and_named(stored: Path, path: str, named: str |
     content = bytearray((stored / path).read_bytes())
     content[len(content) // 2] ^= 1
     (stored / path).write_bytes(content)
-    assert find_changes(get_version("1")) == [named or path]
+    assert find_changes(get_version("1")) == {named or path: "changed"}
 
 
 @pytest.mark.parametrize(
-    "path, named", [("artifacts/weights.bin", "artifacts/weights.bin"), ("code/pneumonia/utils.py", "code")]
+    "path, named, kind",
+    [("artifacts/weights.bin", "artifacts/weights.bin", "added"), ("code/pneumonia/utils.py", "code", "changed")],
 )
-def test_a_file_that_was_added_is_found_and_named(stored: Path, path: str, named: str):
+def test_a_file_that_was_added_is_found_and_named(stored: Path, path: str, named: str, kind: str):
     (stored / path).touch()
-    assert find_changes(get_version("1")) == [named]
+    assert find_changes(get_version("1")) == {named: kind}
 
 
 @pytest.mark.parametrize(
-    "path, named", [("artifacts/model_card.md", "artifacts/model_card.md"), ("code/pneumonia/models/tiny.py", "code")]
+    "path, named, kind",
+    [
+        ("artifacts/model_card.md", "artifacts/model_card.md", "missing"),
+        ("code/pneumonia/models/tiny.py", "code", "changed"),
+    ],
 )
-def test_a_file_that_was_removed_is_found_and_named(stored: Path, path: str, named: str):
+def test_a_file_that_was_removed_is_found_and_named(stored: Path, path: str, named: str, kind: str):
     (stored / path).unlink()
-    assert find_changes(get_version("1")) == [named]
+    assert find_changes(get_version("1")) == {named: kind}
 
 
 def test_a_renamed_file_of_the_code_is_found(stored: Path):
     (stored / "code/pneumonia/models/tiny.py").rename(stored / "code/pneumonia/models/tiny2.py")
-    assert find_changes(get_version("1")) == ["code"]
+    assert find_changes(get_version("1")) == {"code": "changed"}
 
 
 def test_every_changed_file_is_named(stored: Path):
     for path in ("artifacts/predictions.csv", "artifacts/model_card.md"):
         (stored / path).write_text("")
-    assert find_changes(get_version("1")) == ["artifacts/model_card.md", "artifacts/predictions.csv"]
+    assert find_changes(get_version("1")) == dict.fromkeys(
+        ("artifacts/model_card.md", "artifacts/predictions.csv"), "changed"
+    )
 
 
 def test_a_version_without_digests_is_an_error_in_three_parts():

@@ -4,11 +4,13 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,7 +22,6 @@ import requests
 from mlflow.entities import Metric, Run
 from phases import DATASET, FIGURE, FOUND, PARAMS, RANGE_TEST
 from projects import ROOT
-from sqlalchemy.exc import DatabaseError
 
 from benchmarks.servers import find_port
 from pneumonia.core.dataset import write_dataset
@@ -532,19 +533,38 @@ def test_a_password_in_the_address_is_neither_shown_nor_stored(
     assert "secret" not in str(caught.value)
 
 
-def test_a_damaged_local_store_is_an_error_and_writes_no_journal(monkeypatch: pytest.MonkeyPatch):
+def test_a_damaged_local_store_does_not_stop_a_training(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     Path("mlruns").mkdir()
     Path("mlruns/mlflow.db").write_text("no database")
-    with pytest.raises(DatabaseError):
+    train()
+    assert len(find_runs()) == 1 and not find_spool().exists()
+    assert Path("mlruns/mlflow.db.damaged").read_text() == "no database"
+
+
+def test_a_local_store_that_is_held_meanwhile_gets_the_run_later(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    monkeypatch.setattr("pneumonia.tracking.sqlite_store.WAIT", 0.2)
+    Path("dvc.yaml").touch()
+    connect()
+    began = now()
+    with closing(sqlite3.connect("mlruns/mlflow.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
         train()
-    assert not find_spool().exists()
+        ended = now()
+    assert "is held by another program" in capsys.readouterr().out
+    assert len(find_waiting()) == 1
+    assert send_spooled() == 1
+    check_complete(began, ended)
 
 
 def test_a_journal_for_a_server_is_not_sent_to_a_local_store(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", nowhere())
     train()
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    Path("dvc.yaml").touch()
     assert send_spooled() == 0
     assert len(find_waiting()) == 1
 
