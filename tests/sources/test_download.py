@@ -103,7 +103,7 @@ class TestMendeley:
     def test_the_archive_arrives_unpacked_and_is_kept(self, server: Server, out: Path, tmp_path: Path):
         fetch_mendeley(out, tmp_path / "downloads")
         assert names_in(out) == set(SPLITS)
-        assert names_in(tmp_path / "downloads") == {"ChestXRay2017.zip"}
+        assert names_in(tmp_path / "downloads") == {"ChestXRay2017.zip", "ChestXRay2017.lock"}
         assert len(server.ranges) == 1
 
     def test_an_interrupted_download_resumes(self, server: Server, out: Path, tmp_path: Path):
@@ -143,7 +143,7 @@ class TestMendeley:
         make(out, "all/NORMAL/old.jpeg")
         with pytest.raises(InputError, match="instead of"):
             fetch_mendeley(out, tmp_path / "downloads")
-        assert names_in(tmp_path) == {"data/raw/all/NORMAL/old.jpeg"}
+        assert names_in(tmp_path) == {"data/raw/all/NORMAL/old.jpeg", "downloads/ChestXRay2017.lock"}
 
     def test_a_wrong_file_of_full_length_is_removed(self, server: Server, out: Path, tmp_path: Path):
         (tmp_path / "ChestXRay2017.zip").write_bytes(bytes(len(server.content)))
