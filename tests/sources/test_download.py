@@ -149,7 +149,7 @@ class TestMendeley:
         (tmp_path / "ChestXRay2017.zip").write_bytes(bytes(len(server.content)))
         with pytest.raises(InputError, match="instead of"):
             fetch_mendeley(out, tmp_path)
-        assert names_in(tmp_path) == set()
+        assert names_in(tmp_path) == {"ChestXRay2017.lock"}
 
     @pytest.mark.parametrize("name", ["../escaped.jpeg", "chest_xray/../../escaped.jpeg", "/tmp/escaped.jpeg"])
     def test_an_archive_that_points_outside_is_refused(
@@ -159,7 +159,7 @@ class TestMendeley:
         monkeypatch.setattr(download, "MENDELEY_SHA256", hashlib.sha256(server.content).hexdigest())
         with pytest.raises(InputError, match="points outside"):
             fetch_mendeley(out, tmp_path)
-        assert names_in(tmp_path) == {"ChestXRay2017.zip"}
+        assert names_in(tmp_path) == {"ChestXRay2017.zip", "ChestXRay2017.lock"}
 
     def test_no_network_is_one_error_that_names_the_other_sources(
         self, server: Server, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
