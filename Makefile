@@ -11,7 +11,7 @@ export GX_ANALYTICS_ENABLED := false
 export MLFLOW_DISABLE_TELEMETRY := true
 PORT ?= 5000
 
-.PHONY: help setup setup-backbones setup-remotes setup-dicom setup-server setup-dev packages repro retrain pull push test lint format compare benchmark ui serve lock clean-cache
+.PHONY: help setup setup-backbones setup-remotes setup-dicom setup-server setup-dev packages repository repro retrain pull push test lint format compare benchmark ui serve lock clean-cache
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -35,13 +35,19 @@ setup-dev: .venv/requirements-dev.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
 	@cp $< $@
 
+# DVC needs one; a downloaded ZIP is none.
+repository:
+	@git rev-parse --git-dir >/dev/null || { echo "This folder is not in a git repository, which DVC needs." >&2; \
+	  echo "  Expected: a clone, or git's consent to read the folder" >&2; \
+	  echo "  Remedy: git clone, or here: git init && git add . && git commit -m 'As downloaded'" >&2; exit 1; }
+
 # Of what DVC prints, a line per stage is left; its errors go to standard error and are shown as they are.
-repro: setup  ## run the pipeline: dvc repro
+repro: repository setup  ## run the pipeline: dvc repro
 	@set -o pipefail; dvc repro | grep --line-buffered -vE "^(> |Running stage|Updating lock|To track|To enable|Use .dvc push|	|$$)"
 	@python -m pneumonia status
 
 # The shell reads BASE, RECIPE, SET and SOURCE from the environment: what people typed is never part of a command line.
-retrain: setup  ## run the pipeline and compare its model with BASE's, HEAD's by default; RECIPE=, SET="name=value", SOURCE=
+retrain: repository setup  ## run the pipeline and compare its model with BASE's, HEAD's by default; RECIPE=, SET="name=value", SOURCE=
 	@python -m pneumonia retrain --base "$${BASE:-HEAD}" --recipe "$$RECIPE" --set "$$SET" --source "$$SOURCE"
 
 pull:  ## fetch from DVC's remote, if there is one, all that dvc.lock names
@@ -67,7 +73,7 @@ format: setup-dev
 	@ruff check --fix && ruff format
 
 RECIPES ?= default
-compare: setup  ## run RECIPES="a b" as experiments, SET="name=value name=x,y" for each; one table, one figure, nothing registered
+compare: repository setup  ## run RECIPES="a b" as experiments, SET="name=value name=x,y" for each; one table, one figure, nothing registered
 	@python -m pneumonia compare $(RECIPES) $(addprefix -S ,$(SET))
 
 benchmark: .venv/requirements-serve.txt  ## compare with the plain way; DATA=folder: on its images, long; else on the phantom, 5 minutes

@@ -2,7 +2,25 @@
 
 import sys
 
-from pneumonia.cli.main import main
+from pneumonia.core.errors import InputError
+
+
+def main() -> None:
+    """Run the command; a package that is not installed is an error in three parts."""
+    try:
+        from pneumonia.cli.main import main
+
+        main()
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in ("pneumonia", ""):
+            raise
+        missing = InputError(
+            f"The package {error.name} is not installed for {sys.executable}.",
+            expected="the Python of .venv; serve needs requirements-serve.txt too",
+            remedy="make setup, or make setup-dicom for serve; then run .venv/bin/python -m pneumonia, or make serve",
+        )
+        raise SystemExit(str(missing)) from None
+
 
 if __name__ == "__main__":
     sys.stdout.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]

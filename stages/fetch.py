@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from pneumonia.core.files import project_home
 from pneumonia.core.params import DataParams
 from pneumonia.core.stage import run_stage
 from pneumonia.sources.download import fetch_kaggle, fetch_mendeley
@@ -17,7 +18,7 @@ def fetch(out: Path, data: DataParams) -> str:
         case "kaggle":
             fetch_kaggle(out)
         case "mendeley":
-            fetch_mendeley(out)
+            fetch_mendeley(out, project_home() / "data" / "downloads")
         case "folder":
             fetch_folder(data.path, out)
     return f"{sum(1 for _ in out.glob('*/*/*')):,} files from source {data.source}"

@@ -1,6 +1,5 @@
 """Fine-tune: train the upper layers of the backbone too, at a low learning rate."""
 
-import shutil
 from pathlib import Path
 
 from pneumonia.core.dataset import read_dataset
@@ -11,7 +10,8 @@ from pneumonia.models.classifier import load_model
 from pneumonia.models.cut import find_layer, get_backbone
 from pneumonia.tracking.phase_run import phase_run
 from pneumonia.training.fit import make_deterministic
-from pneumonia.training.phase import find_state, run_phase
+from pneumonia.training.phase import run_phase
+from pneumonia.training.state import find_state, hold_state
 
 
 def finetune(
@@ -24,12 +24,11 @@ def finetune(
     layer = find_layer(get_backbone(classifier), params.from_layer)
     cache = ActivationCache(recorded.compute, recorded.cache)
     state = find_state(Path(__file__), dataset, classifier, params, recorded.compute.precision)
-    with phase_run("finetune", recorded, images, dataset, state) as run:
+    with hold_state(state, out), phase_run("finetune", recorded, images, dataset, state) as run:
         run.link_initial_run(initial)
         trained = run_phase(classifier, layer, images, params, cache, state, run, recorded.data.notice)
         trained.write(classifier, out, history, metrics, range_test)
         run.tag_model(out)
-    shutil.rmtree(state)
     return trained.describe()
 
 

@@ -1,6 +1,5 @@
 """Train the head on the frozen backbone."""
 
-import shutil
 from pathlib import Path
 
 from pneumonia.core.dataset import read_dataset
@@ -10,7 +9,8 @@ from pneumonia.models.activations import ActivationCache
 from pneumonia.models.classifier import build_model
 from pneumonia.tracking.phase_run import phase_run
 from pneumonia.training.fit import make_deterministic
-from pneumonia.training.phase import find_state, run_phase
+from pneumonia.training.phase import run_phase
+from pneumonia.training.state import find_state, hold_state
 
 
 def train(
@@ -22,11 +22,10 @@ def train(
     images, classifier = read_dataset(dataset), build_model(model)
     cache = ActivationCache(recorded.compute, recorded.cache)
     state = find_state(Path(__file__), dataset, classifier, params, recorded.compute.precision)
-    with phase_run("train", recorded, images, dataset, state) as run:
+    with hold_state(state, out), phase_run("train", recorded, images, dataset, state) as run:
         trained = run_phase(classifier, None, images, params, cache, state, run, recorded.data.notice)
         trained.write(classifier, out, history, metrics, range_test)
         run.tag_model(out)
-    shutil.rmtree(state)
     return trained.describe()
 
 

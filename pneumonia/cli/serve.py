@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import socket
 
 import uvicorn
 
@@ -24,13 +25,14 @@ def run(**flags: str | None) -> None:
     """Serve until a signal ends the process. Flags override PNEUMONIA_* variables, see `Settings`.
 
     Raises:
-        InputError: a setting is invalid, or the model cannot be loaded.
+        InputError: a setting is invalid, the port is taken, or the model cannot be loaded.
     """
     settings = Settings.read(**flags)
-    app = create_app(settings)
-    app.state.batcher.predictor = load(settings.model)
+    check_address(settings.host, settings.port)
     from pneumonia.serving.page import mount_page  # Gradio is slow to import
 
+    app = create_app(settings)
+    app.state.batcher.predictor = load(settings.model)
     mount_page(app, app.state.batcher, settings.max_upload_mb)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("pneumonia").setLevel(logging.INFO)
@@ -38,6 +40,22 @@ def run(**flags: str | None) -> None:
         app, host=settings.host, port=settings.port, log_config=None, log_level="info", access_log=False,
         server_header=False, ws="none", timeout_graceful_shutdown=5,
     )  # fmt: skip
+
+
+def check_address(host: str, port: int) -> None:
+    """Say that nothing can listen there before the model is loaded, which takes seconds.
+
+    Raises:
+        InputError: the port is taken or reserved, or the host is not an address of this machine.
+    """
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as error:
+        raise InputError(
+            f"The service cannot listen on {host}, port {port}: {error.strerror}.",
+            expected="an address of this machine and a free port",
+            remedy="PORT=8001 make serve, or stop what listens there",
+        ) from None
 
 
 def load(name: str) -> Predictor:

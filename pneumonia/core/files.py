@@ -1,12 +1,15 @@
-"""Write files whole or not at all, and name them by their content."""
+"""Write files whole or not at all, name them by their content, and let one process at a time write."""
 
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 
 @contextmanager
@@ -26,6 +29,38 @@ def write_json(content: Any, path: Path) -> None:
     """Write JSON, whole or not at all."""
     with replacing(path) as beside:
         beside.write_text(json.dumps(content, indent=2) + "\n")
+
+
+@contextmanager
+def locked(path: Path, doing: str) -> Iterator[None]:
+    """Lock a file or folder against other processes; the lock of a process that is gone is free.
+
+    Args:
+        path: need not exist; the lock is a file beside it, `<path without its suffix>.lock`, and stays there.
+        doing: what the other process does, starting with a verb in -ing; printed when this one has to wait.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_suffix(".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"Another process is {doing}; waiting for it.", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def remove_unless_locked(folder: Path) -> bool:
+    """Remove a folder that no process has `locked`, and return whether it was removed."""
+    lock = FileLock(folder.with_suffix(".lock"))
+    try:
+        with lock.acquire(timeout=0):
+            shutil.rmtree(folder, ignore_errors=True)
+            return True
+    except Timeout:
+        return False
 
 
 def sha256_bytes(content: bytes) -> str:

@@ -1,7 +1,6 @@
 """An array on disk that grows row by row; rows are found by the SHA-256 of what they were computed from."""
 
 import os
-import shutil
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from filelock import FileLock, Timeout
 
+from pneumonia.core.files import locked, remove_unless_locked
 from pneumonia.core.runtime import map_threads
 
 _ENTRY = np.dtype([("key", "V32"), ("crc", "<u4")])
@@ -32,23 +31,14 @@ class RowStore:
             shape: of a row.
         """
         self.folder, self.shape, self.row_bytes = folder, shape, 4 * prod(shape)
-        self.lock = FileLock(folder.with_suffix(".lock"))
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Lock this store against other processes, and mark it as used now."""
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self.lock.acquire(timeout=0)
-        except Timeout:
-            print("Another process is computing these activations; waiting for it.", flush=True)
-            self.lock.acquire()
-        try:
+        with locked(self.folder, "computing these activations"):
             self.folder.mkdir(exist_ok=True)
             os.utime(self.folder)  # used now
             yield
-        finally:
-            self.lock.release()
 
     def find(self, keys: Sequence[bytes]) -> npt.NDArray[np.int64]:
         """Return each key's row number, (n,); -1 where there is no intact row."""
@@ -94,7 +84,7 @@ class RowStore:
         others = sorted({path for path in self.folder.parent.glob("*/")} - {self.folder}, key=_last_used)
         sizes = {other: _count_bytes(other) for other in others}
         for other in others:
-            if needed + sum(sizes.values()) > limit and _remove_unless_locked(other):
+            if needed + sum(sizes.values()) > limit and remove_unless_locked(other):
                 del sizes[other]
         return emptied
 
@@ -130,13 +120,3 @@ def _count_bytes(folder: Path) -> int:
         return sum(path.stat().st_size for path in folder.iterdir())
     except FileNotFoundError:
         return 0
-
-
-def _remove_unless_locked(folder: Path) -> bool:
-    lock = FileLock(folder.with_suffix(".lock"))
-    try:
-        with lock.acquire(timeout=0):
-            shutil.rmtree(folder, ignore_errors=True)
-            return True
-    except Timeout:
-        return False

@@ -9,7 +9,7 @@ from tqdm import tqdm
 from urllib3.util import Retry
 
 from pneumonia.core.errors import InputError
-from pneumonia.core.files import sha256_file
+from pneumonia.core.files import locked, project_home, sha256_file
 from pneumonia.sources.folder import SOURCES, bad_layout, fetch_folder, fresh_folder
 
 # The pinned version makes a commit fetch the same bytes, and lets kagglehub use its cache without asking Kaggle.
@@ -29,13 +29,14 @@ def fetch_kaggle(out: Path) -> None:
     import kagglehub  # slow to import, and the other sources do without
 
     try:
-        folder = kagglehub.dataset_download(KAGGLE_HANDLE)
+        with locked(project_home() / ".cache" / "kaggle", "downloading these images"):
+            folder = kagglehub.dataset_download(KAGGLE_HANDLE)
     except Exception as error:  # kagglehub's errors share no base class
         raise _not_downloaded(f"{KAGGLE_HANDLE}: {error}", "check the network and your kaggle.json") from error
     fetch_folder(Path(folder), out)
 
 
-def fetch_mendeley(out: Path, downloads: Path = Path("data/downloads")) -> None:
+def fetch_mendeley(out: Path, downloads: Path) -> None:
     """Download ChestXRay2017.zip (1,235,512,464 bytes) of https://data.mendeley.com/datasets/rscbjbr9sj/2 and unpack.
 
     An interrupted download stays in `downloads` and resumes; a complete one, also from a browser, is used as it is.
@@ -47,8 +48,13 @@ def fetch_mendeley(out: Path, downloads: Path = Path("data/downloads")) -> None:
             `fetch_folder`.
     """
     archive = downloads / "ChestXRay2017.zip"
-    _download(MENDELEY_URL, archive, MENDELEY_SHA256)
-    with zipfile.ZipFile(archive) as content, fresh_folder(downloads / "unpacked") as folder:
+    with locked(archive, "downloading these images"):
+        _download(MENDELEY_URL, archive, MENDELEY_SHA256)
+        _unpack(archive, out)
+
+
+def _unpack(archive: Path, out: Path) -> None:
+    with zipfile.ZipFile(archive) as content, fresh_folder(archive.with_name("unpacked")) as folder:
         for name in content.namelist():
             if name.startswith("/") or ".." in name.split("/"):
                 raise bad_layout(f"{archive} holds {name}, which points outside the archive.")

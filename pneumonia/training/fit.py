@@ -56,7 +56,10 @@ class _Checkpoint(keras.callbacks.Callback):
         return len(self.history) >= self.settings.epochs or waited >= (self.settings.patience or np.inf)
 
     def weights(self, epoch: int) -> Path:
-        return self.folder / f"epoch{epoch:04d}.weights.h5"
+        return self.folder / f"epoch{epoch:04d}.npz"
+
+    def variables(self) -> list[Any]:
+        return [*self.trained.weights, *self.trained.optimizer.variables]
 
     def rates(self, epoch: int) -> pd.DataFrame:
         steps = len(self.batches)
@@ -67,7 +70,9 @@ class _Checkpoint(keras.callbacks.Callback):
 
     def restore(self, epoch: int) -> None:
         self.trained.optimizer.build(self.trained.trainable_variables)
-        self.trained.load_weights(self.weights(epoch))
+        with np.load(self.weights(epoch)) as saved:
+            for variable, value in zip(self.variables(), saved.values(), strict=True):
+                variable.assign(value)
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         images, views = len(self.batches.y), self.batches.views
@@ -76,10 +81,10 @@ class _Checkpoint(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         rate = self.rates(epoch)["learning_rate"].iloc[-1]
         self.history.append({name: float(value) for name, value in (logs or {}).items()} | {"learning_rate": rate})
-        with replacing(self.weights(epoch)) as beside:
-            self.trained.save_weights(beside)
+        with replacing(self.weights(epoch)) as beside:  # NumPy says so if the disk is full, HDF5 does not
+            np.savez(beside, *(variable.numpy() for variable in self.variables()))
         write_json(self.history, self.folder / "history.json")
-        for path in set(self.folder.glob("*.weights.h5")) - {self.weights(epoch), self.weights(self.best)}:
+        for path in set(self.folder.glob("epoch*.npz")) - {self.weights(epoch), self.weights(self.best)}:
             path.unlink()
         self.tell(epoch)
         self.progress.update(len(self.history) - self.progress.n)

@@ -1,6 +1,5 @@
 """Run a training phase: compute the frozen part once, choose the learning rate, then train epoch by epoch."""
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,10 +7,10 @@ import keras
 import pandas as pd
 
 from pneumonia.core.dataset import Dataset, Split
-from pneumonia.core.files import project_home, sha256_bytes, sha256_file, write_json
+from pneumonia.core.files import write_json
 from pneumonia.core.params import FitParams
 from pneumonia.core.tables import write_table
-from pneumonia.models.activations import ActivationCache, fingerprint
+from pneumonia.models.activations import ActivationCache
 from pneumonia.models.classifier import count_parameters, save_model
 from pneumonia.models.cut import cut_model, freeze_below
 from pneumonia.training.batches import Batches
@@ -19,8 +18,6 @@ from pneumonia.training.fit import fit
 from pneumonia.training.history import describe_best
 from pneumonia.training.listener import Listener, tell_range_test
 from pneumonia.training.range_test import choose_learning_rate
-
-CODE = ("core", "models", "training")  # the folders that train and finetune depend on in dvc.yaml
 
 
 class Trained(NamedTuple):
@@ -62,7 +59,7 @@ def run_phase(
         dataset: train and val are used, test is not.
         params: section of the phase.
         cache: of the frozen part's activations.
-        state: folder of `find_state`; an interrupted phase resumes from it.
+        state: folder of `find_state`, held; an interrupted phase resumes from it.
         listener: follows the phase.
         notice: line below the figure of a range test.
 
@@ -77,26 +74,6 @@ def run_phase(
     listener.log_best(best)
     counts = dict(zip(("parameters", "trainable_parameters"), count_parameters(classifier), strict=True))
     return Trained(history, best | {"learning_rate": learning_rate} | counts, table)
-
-
-def find_state(stage: Path, dataset: Path, model: keras.Model, params: FitParams, precision: str) -> Path:
-    """Return the folder of an unfinished training, keyed by all that its outputs depend on.
-
-    Args:
-        stage: file of the DVC stage; names the folder, and counts as code like the folders of CODE.
-        dataset: pickle of the augment stage.
-        model: classifier before training.
-        params: section of the phase.
-        precision: of the activations.
-    """
-    key = json.dumps([sha256_file(dataset), fingerprint(model), params.model_dump(), precision, _hash_code(stage)])
-    return project_home() / ".cache" / "training" / f"{stage.stem}-{sha256_bytes(key.encode())[:16]}"
-
-
-def _hash_code(stage: Path) -> dict[str, str]:
-    package = Path(__file__).parents[1]
-    files = sorted(path for folder in CODE for path in (package / folder).rglob("*.py"))
-    return {str(path.relative_to(package)): sha256_file(path) for path in files} | {"stage": sha256_file(stage)}
 
 
 def prepare(

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -36,6 +37,27 @@ def test_a_version_whose_files_are_gone_is_an_error_in_three_parts(finished: Pat
     with working_in(finished), pytest.raises(SystemExit) as ended:
         main(["serve", "--model", "1", "--port", str(find_port())])
     assert re.fullmatch(r"\S[^\n]*\n  Expected: \S.*\n  Remedy: \S.*", str(ended.value)), ended.value
+
+
+@pytest.mark.parametrize(
+    "host, taken", [("127.0.0.1", True), ("::1", True), ("192.0.2.1", False), ("nowhere.invalid", False)]
+)
+def test_where_nothing_can_listen_is_said_before_the_model_is_loaded(host: str, taken: bool):
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server(("::1" if ":" in host else "127.0.0.1", 0), family=family) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(SystemExit, match=rf"cannot listen on {host}, port {port}: .*\n  Expected: .*\n  Remedy: "):
+            main(["serve", "--model", "nobody", "--host", host, "--port", str(port)])
+
+
+@pytest.mark.parametrize("package", ["uvicorn", "gradio"])
+def test_a_package_that_is_not_installed_is_an_error_that_says_how_to_install_it(package: str, once: Path):
+    hidden = f"import runpy, sys; sys.modules['{package}'] = None; runpy.run_module('pneumonia', run_name='__main__')"
+    command = [sys.executable, "-c", hidden, "serve", "--model", "models/finetuned.keras", "--port", str(find_port())]
+    done = subprocess.run(command, cwd=once, env=clean_environment(), capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"The package {package} is not installed for ")
+    assert "Remedy: make setup" in done.stderr and "make serve" in done.stderr
 
 
 def test_the_command_serves_api_and_page_until_it_is_interrupted(once: Path, tmp_path: Path):

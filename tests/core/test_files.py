@@ -1,12 +1,27 @@
-"""A file is written whole or not at all."""
+"""A file is written whole or not at all, and by one process at a time."""
 
 import hashlib
 import os
+import signal
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
+from projects import ROOT
 
-from pneumonia.core.files import project_home, replacing, sha256_bytes, sha256_file
+from pneumonia.core.files import locked, project_home, remove_unless_locked, replacing, sha256_bytes, sha256_file
+
+HOLD = """
+import sys
+from pathlib import Path
+from pneumonia.core.files import locked
+
+with locked(Path("state"), "training"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
 
 
 def test_the_new_file_replaces_the_old_one(tmp_path: Path):
@@ -90,3 +105,33 @@ def test_home_of_a_queued_experiment_is_the_project_it_was_queued_in(tmp_path: P
     copy.mkdir(parents=True)
     monkeypatch.chdir(copy)
     assert project_home() == tmp_path.resolve()
+
+
+def test_a_second_process_says_why_it_waits_and_then_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    entered = threading.Event()
+
+    def enter() -> None:
+        with locked(tmp_path / "state", "training"):
+            entered.set()
+
+    with locked(tmp_path / "state", "training"):
+        second = threading.Thread(target=enter)
+        second.start()
+        assert not entered.wait(0.2)
+        assert not remove_unless_locked(tmp_path / "state")
+    second.join()
+    assert entered.is_set()
+    assert capsys.readouterr().out == "Another process is training; waiting for it.\n"
+
+
+def test_the_lock_of_a_killed_process_is_free(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    with process:
+        assert process.stdout and process.stdout.readline() == b"held\n"
+        process.send_signal(signal.SIGKILL)
+    with locked(tmp_path / "state", "training"):
+        pass
+    assert capsys.readouterr().out == ""

@@ -40,6 +40,13 @@ def put_dataset(out: Path) -> str:
     write_dataset(Dataset(images, images, images, {0: 1.0, 1: 1.0}), out)
 
 
+def put_wrapped(out: Path) -> str:
+    try:
+        put_bytes(out)
+    except OSError as error:
+        raise RuntimeError("The store cannot be written.") from error
+
+
 # No file may grow beyond this: the write that would fails as on a full disk. Python ignores the signal.
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
 run_stage(STAGE)
@@ -129,7 +136,7 @@ def test_unusable_parameters_stop_the_stage_before_it_starts(tmp_path: Path):
     assert "The folder is empty" not in done.stderr
 
 
-@pytest.mark.parametrize("stage", ["put_bytes", "put_table", "put_dataset"])
+@pytest.mark.parametrize("stage", ["put_bytes", "put_table", "put_dataset", "put_wrapped"])
 def test_a_full_disk_is_one_message_and_leaves_all_as_it_was(tmp_path: Path, stage: str):
     out = tmp_path / "data" / "out"
     out.parent.mkdir()

@@ -222,6 +222,7 @@ def test_a_baseline_that_was_run_before_is_restored_without_training_and_leaves_
 
 
 def test_an_interrupted_retraining_says_so_leaves_nothing_half_done_and_resumes(finished: Path) -> None:
+    shutil.rmtree(finished / ".cache" / "training")  # the finished ones
     set_params(finished, {"train": {"epochs": 20}})
     run("git", "add", "-f", "dvc.lock", "params.yaml", "conf", cwd=finished)
     run("git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "longer", cwd=finished)

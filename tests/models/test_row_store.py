@@ -226,7 +226,7 @@ def test_another_process_may_remove_a_store_while_room_is_made(stores: Path, mon
 
     monkeypatch.setattr(row_store, "_last_used", remove_before("b", row_store._last_used))
     monkeypatch.setattr(row_store, "_count_bytes", remove_before("c", row_store._count_bytes))
-    monkeypatch.setattr(row_store, "_remove_unless_locked", remove_before("d", row_store._remove_unless_locked))
+    monkeypatch.setattr(row_store, "remove_unless_locked", remove_before("d", row_store.remove_unless_locked))
     with opened(stores / "a") as store:
         store.make_room(2, 2, limit=3 * ROW_BYTES)
     assert [path.name for path in stores.glob("*/")] == ["a"]

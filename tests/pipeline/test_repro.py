@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -210,13 +211,15 @@ def start(project: Path, *command: str) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def test_a_killed_training_goes_on_after_its_last_finished_epoch(finished: Path) -> None:
+@pytest.mark.parametrize("kill", [os.killpg, os.kill], ids=["everything", "dvc alone"])
+def test_a_killed_training_goes_on_after_its_last_finished_epoch(kill: Callable[..., None], finished: Path) -> None:
     set_params(finished, {"train": {"epochs": 60}})
+    shutil.rmtree(finished / ".cache" / "training")  # the finished ones
     killed = start(finished, "dvc", "repro", "train")
     wait_for(finished, ".cache/training/train-*/history.json")
-    os.killpg(killed.pid, signal.SIGKILL)
+    kill(killed.pid, signal.SIGKILL)
+    resumed = run("dvc", "repro", "train", cwd=finished)  # at once: the stage may have half a second to live
     killed.communicate()
-    resumed = run("dvc", "repro", "train", cwd=finished)
     assert "Resuming after epoch" in resumed.stdout
     assert len(pd.read_csv(finished / "reports" / "train_history.csv")) == 60
     assert len(runs(finished, "tags.phase = 'train'")) == 2  # the killed one was gone on with

@@ -103,7 +103,7 @@ class TestMendeley:
     def test_the_archive_arrives_unpacked_and_is_kept(self, server: Server, out: Path, tmp_path: Path):
         fetch_mendeley(out, tmp_path / "downloads")
         assert names_in(out) == set(SPLITS)
-        assert names_in(tmp_path / "downloads") == {"ChestXRay2017.zip"}
+        assert names_in(tmp_path / "downloads") == {"ChestXRay2017.zip", "ChestXRay2017.lock"}
         assert len(server.ranges) == 1
 
     def test_an_interrupted_download_resumes(self, server: Server, out: Path, tmp_path: Path):
@@ -143,13 +143,13 @@ class TestMendeley:
         make(out, "all/NORMAL/old.jpeg")
         with pytest.raises(InputError, match="instead of"):
             fetch_mendeley(out, tmp_path / "downloads")
-        assert names_in(tmp_path) == {"data/raw/all/NORMAL/old.jpeg"}
+        assert names_in(tmp_path) == {"data/raw/all/NORMAL/old.jpeg", "downloads/ChestXRay2017.lock"}
 
     def test_a_wrong_file_of_full_length_is_removed(self, server: Server, out: Path, tmp_path: Path):
         (tmp_path / "ChestXRay2017.zip").write_bytes(bytes(len(server.content)))
         with pytest.raises(InputError, match="instead of"):
             fetch_mendeley(out, tmp_path)
-        assert names_in(tmp_path) == set()
+        assert names_in(tmp_path) == {"ChestXRay2017.lock"}
 
     @pytest.mark.parametrize("name", ["../escaped.jpeg", "chest_xray/../../escaped.jpeg", "/tmp/escaped.jpeg"])
     def test_an_archive_that_points_outside_is_refused(
@@ -159,7 +159,7 @@ class TestMendeley:
         monkeypatch.setattr(download, "MENDELEY_SHA256", hashlib.sha256(server.content).hexdigest())
         with pytest.raises(InputError, match="points outside"):
             fetch_mendeley(out, tmp_path)
-        assert names_in(tmp_path) == {"ChestXRay2017.zip"}
+        assert names_in(tmp_path) == {"ChestXRay2017.zip", "ChestXRay2017.lock"}
 
     def test_no_network_is_one_error_that_names_the_other_sources(
         self, server: Server, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -47,7 +47,6 @@ def run_train(folder: Path, **sections: dict[str, Any]) -> dict[str, bytes]:
         keras.utils.clear_session()  # names of layers are counted per process
         paths = [Path(name) for name in OUTPUTS]
         train(Path("dataset.pkl"), *paths, params=params.train, model=params.model, recorded=params)  # pyright: ignore
-        assert not list(Path(".cache/training").glob("*")), "the finished training left its state"
         return {name: Path(name).read_bytes() for name in OUTPUTS}
 
 

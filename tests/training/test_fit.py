@@ -279,8 +279,8 @@ def test_an_interrupted_training_resumes_to_the_same_bits_whatever_half_written_
     with pytest.raises(Interrupted):
         train("broken", from_layer, on_epoch=interrupt_after(last), **settings(from_layer))
     assert len(json.loads(Path("broken/history.json").read_text())) == last + 1
-    Path(f"broken/epoch{last + 1:04d}.weights.h5").write_bytes(b"half a fi")
-    Path(f"broken/.partial-1-epoch{last + 1:04d}.weights.h5").write_bytes(b"half")
+    Path(f"broken/epoch{last + 1:04d}.npz").write_bytes(b"half a fi")
+    Path(f"broken/.partial-1-epoch{last + 1:04d}.npz").write_bytes(b"half")
     assert_same(train("broken", from_layer, **settings(from_layer)), unbroken(from_layer))
 
 
@@ -302,7 +302,7 @@ def test_every_epoch_is_told_as_it_ends_and_the_last_one_again_on_resuming():
 def test_only_the_weights_of_the_last_and_the_best_epoch_are_kept():
     run = overfitted()
     epochs = (len(run.history) - 1, int(run.history["val_loss"].argmin()))
-    assert list_files(run.state).keys() == {f"epoch{epoch:04d}.weights.h5" for epoch in epochs} | {"history.json"}
+    assert list_files(run.state).keys() == {f"epoch{epoch:04d}.npz" for epoch in epochs} | {"history.json"}
 
 
 @pytest.mark.parametrize("monitor, best", [("val_loss", "argmin"), ("val_auc", "argmax")])
@@ -324,7 +324,7 @@ def test_an_epoch_that_diverged_is_never_the_best():
     shutil.copytree(expected.state, "state")
     history = json.loads(Path("state/history.json").read_text())
     Path("state/history.json").write_text(json.dumps([*history, history[0] | {"val_loss": float("nan")}]))
-    shutil.copy("state/epoch0002.weights.h5", "state/epoch0003.weights.h5")
+    shutil.copy("state/epoch0002.npz", "state/epoch0003.npz")
     model = train(epochs=4).model
     assert read_weights(model)["logit/kernel"].tobytes() == read_weights(expected.model)["logit/kernel"].tobytes()
 

@@ -68,6 +68,7 @@ def become(descriptors: list[int], arguments: list[str], folder: str, group: int
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
+    os.environ.pop("DVC_STAGE", None)  # its parent is the attendant, not DVC, with whom a stage ends
     for number, descriptor in enumerate(descriptors):
         os.dup2(descriptor, number)
         os.close(descriptor)

@@ -1,23 +1,23 @@
 """A phase resumes only from its own training, and its outputs depend on nothing that DVC does not know."""
 
+import hashlib
 import shutil
 from pathlib import Path
 from typing import Any, cast
 
 import keras
-import pandas as pd
 import pytest
 import yaml
-from phases import DATASET, FOUND, PARAMS, RANGE_TEST, write_range_test
+from phases import PARAMS
 from projects import ROOT
+from stores import working_in
 
-from pneumonia.core.dataset import Dataset
+from pneumonia.core.files import locked
 from pneumonia.core.params import ModelParams
 from pneumonia.models.classifier import build_model
-from pneumonia.training import phase
+from pneumonia.training import state
 from pneumonia.training.fit import make_deterministic
-from pneumonia.training.listener import replay_files
-from pneumonia.training.phase import CODE, find_state
+from pneumonia.training.state import CODE, find_state, hold_state
 
 PACKAGE = ROOT / "pneumonia"
 STAGES = ("train", "finetune")
@@ -37,7 +37,7 @@ def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(ROOT / "stages", tmp_path / "stages", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "data.pkl").write_bytes(b"images")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(phase, "__file__", str(copy / "training" / "phase.py"))
+    monkeypatch.setattr(state, "__file__", str(copy / "training" / "state.py"))
     return copy
 
 
@@ -51,8 +51,8 @@ def test_unfinished_training_belongs_to_one_phase_dataset_section_precision_and_
 ):
     Path("same.pkl").write_bytes(b"images")
     Path("other.pkl").write_bytes(b"other images")
-    state = find(model)
-    assert find(model, data="same.pkl") == state
+    own = find(model)
+    assert find(model, data="same.pkl") == own
     others = [
         find(model, "finetune"),
         find(model, data="other.pkl"),
@@ -63,7 +63,7 @@ def test_unfinished_training_belongs_to_one_phase_dataset_section_precision_and_
     bias.assign_add([0.1])
     others.append(find(model))
     bias.assign_sub([0.1])
-    assert len({state, *others}) == 6
+    assert len({own, *others}) == 6
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -108,45 +108,38 @@ def test_an_edit_elsewhere_leaves_an_unfinished_training_as_it_is(code: Path, mo
     assert find(model) == before
 
 
-class Log:
-    """A listener that writes down what it is told."""
-
-    def __init__(self) -> None:
-        self.range_tests: list[float] = []
-        self.epochs: list[tuple[int, dict[str, float], dict[int, float]]] = []
-        self.best: list[dict[str, float]] = []
-
-    def log_range_test(self, table: pd.DataFrame, learning_rate: float, figure: Any) -> None:
-        self.range_tests.append(learning_rate)
-
-    def log_epoch(self, epoch: int, logs: dict[str, float], rates: pd.DataFrame) -> None:
-        self.epochs.append((epoch, logs, cast(Any, rates["learning_rate"].to_dict())))
-
-    def log_best(self, best: dict[str, float]) -> None:
-        self.best.append(best)
+def train(folder: Path, out: Path) -> bool:
+    """Train as a phase does: leave state, write the model; return whether there was state to resume from."""
+    with hold_state(folder, out):
+        resumed = (folder / "history.json").exists()
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "history.json").write_text("[]")
+        out.write_bytes(b"model")
+    return resumed
 
 
-def replay(dataset: Dataset = DATASET, batch_size: int = 4) -> Log:
-    log, params = Log(), PARAMS.train.model_copy(update={"batch_size": batch_size})
-    replay_files(Path("history.csv"), Path("range.csv"), params, "no clinical meaning", log, dataset)
-    return log
+def test_a_finished_training_is_not_repeated_until_dvc_has_its_model(tmp_path: Path):
+    with working_in(tmp_path):
+        out = Path("initial.keras")
+        assert [train(Path("training/train-1"), out) for _ in range(3)] == [False, True, True]
+        Path("dvc.lock").write_text(f"outs:\n- path: initial.keras\n  md5: {hashlib.md5(b'model').hexdigest()}\n")
+        assert [train(Path("training/train-1"), out) for _ in range(2)] == [False, False]
+        Path("dvc.lock").write_text("")  # as a kill can leave it
+        assert train(Path("training/train-1"), out)
 
 
-def test_a_listener_hears_from_files_what_the_phase_told_but_one_learning_rate_per_epoch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.chdir(tmp_path)
-    Path("history.csv").write_text("epoch,loss,val_loss,learning_rate\n1,0.7,0.8,0.01\n2,0.5,0.6,0.005\n")
-    write_range_test(Path("range.csv"), RANGE_TEST)
-    log = replay()
-    assert [epoch for epoch, _, _ in log.epochs] == [0, 1]
-    assert [rates for _, _, rates in log.epochs] == [{2: 0.01}, {4: 0.005}]  # six images are two batches
-    assert log.best == [{"epoch": 2, "loss": 0.5, "val_loss": 0.6, "learning_rate": 0.005}]
-    assert log.range_tests == [FOUND]
+def test_a_training_that_fails_stays_unfinished(tmp_path: Path):
+    with working_in(tmp_path):
+        with pytest.raises(KeyboardInterrupt), hold_state(Path("train-1"), Path("out")):
+            Path("train-1").mkdir()
+            raise KeyboardInterrupt
+        assert list(Path("train-1").iterdir()) == []
 
 
-def test_without_a_range_test_the_listener_hears_of_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
-    Path("history.csv").write_text("epoch,loss,val_loss,learning_rate\n1,0.7,0.8,0.01\n")
-    write_range_test(Path("range.csv"))
-    assert replay().range_tests == []
+def test_one_finished_training_of_each_phase_is_left_and_all_unfinished_ones(tmp_path: Path):
+    (tmp_path / "train-9").mkdir()
+    train(tmp_path / "finetune-8", tmp_path / "out")
+    with locked(tmp_path / "finetune-8", "reading it"):
+        for name in ("train-1", "train-2", "finetune-1", "train-3"):
+            train(tmp_path / name, tmp_path / "out")
+    assert {path.name for path in tmp_path.glob("*/")} == {"train-3", "finetune-1", "finetune-8", "train-9"}
