@@ -12,9 +12,10 @@ SPLITS = ("train", "val", "test")
 DTYPES = {
     "path": "str",  # below the raw folder, with /
     "label": "str",  # one of CLASSES
-    "patient_id": "str",
+    "patient_id": "str",  # empty where it is unknown
     "source_folder": "str",  # train, val, test or all
     "sha256": "str",  # of the file, 64 hexadecimal digits
+    "pixels_sha256": "str",  # of the grey pixels; of the file where no other image has the same size
     "width": "int64",  # pixels
     "height": "int64",
     "mode": "str",  # Pillow's, or DICOM and photometric interpretation
@@ -48,6 +49,16 @@ def read_records(path: Path) -> pd.DataFrame:
     with path.open(errors="replace") as file:
         split = "split" in file.readline().strip().split(",")
     return read_table(path, DTYPES | {"split": "str"} if split else DTYPES)
+
+
+def count_unknown(records: pd.DataFrame) -> int:
+    """Return of how many images the patient is unknown."""
+    return int(records["patient_id"].eq("").sum())
+
+
+def tell_apart(records: pd.DataFrame) -> pd.Series:
+    """Return whom each image counts for: its patient, or itself, by its path, where the patient is unknown."""
+    return records["patient_id"].where(records["patient_id"] != "", records["path"])
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:

@@ -85,7 +85,7 @@ def find_evidence(revision: str | None, name: str) -> Evidence:
         crossing = json.loads(files.read_text("reports/split.json"))["crossing_patients"]
         source = yaml.safe_load(files.read_text("params.yaml"))["data"]["source"]
         with files.open("reports/evaluation/predictions.csv") as file:
-            predictions = pd.read_csv(file, dtype={"sha256": "str", "patient_id": "str"})
+            predictions = pd.read_csv(file, dtype={"sha256": "str", "patient_id": "str"}, keep_default_na=False)
     except (OSError, KeyError) as error:
         raise InputError(
             f"The model of {name} cannot be judged: {error}.", expected="the outputs of its pipeline", remedy="dvc pull"

@@ -102,7 +102,8 @@ def read_predictions(version: ModelVersion) -> pd.DataFrame:
     # Downloads this one file, not the model with it.
     uri = f"models:/{MODEL_NAME}/{version.version}/artifacts/predictions.csv"
     try:
-        return pd.read_csv(mlflow.artifacts.download_artifacts(uri), dtype={"sha256": "str", "patient_id": "str"})
+        predictions = mlflow.artifacts.download_artifacts(uri)
+        return pd.read_csv(predictions, dtype={"sha256": "str", "patient_id": "str"}, keep_default_na=False)
     except (MlflowException, OSError) as error:
         raise InputError(
             f"Version {version.version} of {MODEL_NAME} holds no predictions: {error}.",

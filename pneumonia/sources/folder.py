@@ -11,9 +11,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from pneumonia.core.errors import InputError
+from pneumonia.core.names import CLASS_FOLDERS, SPLIT_FOLDERS
 
-_SPLITS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
-_LABELS = {"normal": "NORMAL", "pneumonia": "PNEUMONIA"}
+_KNOWN = SPLIT_FOLDERS.keys() | CLASS_FOLDERS.keys()
 _DICOM = (".dcm", ".dicom")  # mimetypes knows them on some machines only
 _JUNK = (".*", "__macosx", "thumbs.db", "desktop.ini", "readme", "readme.*", "licen[cs]e*")
 SOURCES = "or choose data.source=phantom (no download), mendeley, kaggle, or data.source=folder with data.path"
@@ -24,7 +24,8 @@ def fetch_folder(path: Path, out: Path) -> None:
 
     The layout is `{train,val,test}/{NORMAL,PNEUMONIA}/` with any of the splits (`validation` means `val`), or
     `{NORMAL,PNEUMONIA}/` alone (source folder `all`), in upper or lower case, up to three folders down. The shallowest
-    such tree counts; a second copy inside it, as in Kaggle's archive, is ignored. A class folder gives all files.
+    such tree counts; a second copy inside it, as in Kaggle's archive, is ignored. A class folder gives all files, those
+    in folders of patients or studies below it with their folders.
 
     A link shares content and permissions with the user's own file. Nothing here changes either, and DVC's default
     `cache.type`, `reflink,copy`, replaces links by copies; `hardlink` would turn those files into its read-only cache.
@@ -65,17 +66,28 @@ def _find_root(path: Path) -> Path:
 
 def _list_images(root: Path) -> Iterator[tuple[Path, Path]]:
     """Yield every image and its place below `out`, in the order of their names."""
-    splits = _match(root, _SPLITS) if _known_names(root) & _SPLITS.keys() else {"all": root}
+    splits = _match(root, SPLIT_FOLDERS) if _known_names(root) & SPLIT_FOLDERS.keys() else {"all": root}
     for split, split_folder in splits.items():
-        folders = _match(split_folder, _LABELS)
-        for label in _LABELS.values():
-            images = _entries(folders[label]) if label in folders else []
+        folders = _match(split_folder, CLASS_FOLDERS)
+        for label in CLASS_FOLDERS.values():
+            images = list(_walk(folders[label])) if label in folders else []
             if not images:
                 raise bad_layout(f"{split_folder / label} is {'empty' if label in folders else 'missing'}.")
             for image in images:
-                if not image.is_file():
-                    raise bad_layout(f"{image} is not a file.")
-                yield image, Path(split, label, image.name)
+                yield image, Path(split, label, image.relative_to(folders[label]))
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Yield all files below a class folder."""
+    for entry in _entries(folder):
+        if entry.is_dir() and not entry.is_symlink():
+            if entry.name.lower() in _KNOWN:
+                raise bad_layout(f"{entry} is a split or class folder within a class folder.")
+            yield from _walk(entry)
+        elif entry.is_file():
+            yield entry
+        else:
+            raise bad_layout(f"{entry} is not a file.")
 
 
 def _match(folder: Path, names: dict[str, str]) -> dict[str, Path]:
@@ -87,7 +99,7 @@ def _match(folder: Path, names: dict[str, str]) -> dict[str, Path]:
             raise bad_layout(f"{matched[name]} and {entry} both stand for {name}.")
         if name and entry.is_dir():
             matched[name] = entry
-        elif entry.is_dir() and not (names is _SPLITS and _known_names(entry) == _known_names(folder)):
+        elif entry.is_dir() and not (names is SPLIT_FOLDERS and _known_names(entry) == _known_names(folder)):
             raise bad_layout(f"{entry} is an unknown folder.")
         elif (mimetypes.guess_type(entry.name)[0] or "").startswith("image/") or entry.suffix.lower() in _DICOM:
             raise bad_layout(f"{entry} is an image outside the class folders.")
@@ -95,7 +107,7 @@ def _match(folder: Path, names: dict[str, str]) -> dict[str, Path]:
 
 
 def _known_names(folder: Path) -> set[str]:
-    return {entry.name.lower() for entry in _entries(folder) if entry.is_dir()} & (_SPLITS.keys() | _LABELS.keys())
+    return {entry.name.lower() for entry in _entries(folder) if entry.is_dir()} & _KNOWN
 
 
 def _entries(folder: Path) -> list[Path]:
