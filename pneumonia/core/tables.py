@@ -57,8 +57,8 @@ def count_unknown(records: pd.DataFrame) -> int:
 
 
 def tell_apart(records: pd.DataFrame) -> pd.Series:
-    """Return whom each image counts for: its patient, or itself, by its path, where the patient is unknown."""
-    return records["patient_id"].where(records["patient_id"] != "", records["path"])
+    """Return whom each image counts for: its patient, or itself, by its digest, where the patient is unknown."""
+    return records["patient_id"].where(records["patient_id"] != "", records["sha256"])
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:

@@ -59,10 +59,10 @@ def _look_up(images: pd.DataFrame, path: Path) -> list[str]:
     found = rows.set_index("place").reindex(keys)
     if len(images) and found["patient"].isna().all():
         raise _bad_table(path, f"names none of the images, such as {keys.iloc[0]}")
-    labels = found["label"].str.lower().map(CLASS_FOLDERS | {"": None}) if "label" in found else None
-    if labels is not None:
-        differs = found["label"].fillna("").ne("") & labels.ne(images["label"].array)
-        _refuse(path, images["path"][differs.array], "another label than the folder")
+    if "label" in found:
+        stated = found["label"].fillna("").str.lower().map(lambda label: CLASS_FOLDERS.get(label, label))
+        differs = [label not in ("", own) for label, own in zip(stated, images["label"], strict=True)]
+        _refuse(path, images.loc[differs, "path"], "another label than the folder")
     return found["patient"].fillna("").tolist()
 
 
@@ -78,7 +78,7 @@ def _read_table(path: Path) -> pd.DataFrame:
     if "patient" not in table or not {"path", "name"} & set(table):
         raise _bad_table(path, f"has the columns {', '.join(map(str, table))}")
     known = table[[name for name in ("path", "name", "patient", "label") if name in table]]
-    if broken := list(known.select_dtypes("floating")):
+    if broken := list(known.select_dtypes("float")):
         raise _bad_table(path, f"has fractions as {', '.join(broken)}, which would change ids")
     return known.astype("string").fillna("").apply(lambda column: column.str.strip())
 

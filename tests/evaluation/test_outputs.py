@@ -100,7 +100,7 @@ def test_images_of_unknown_patients_are_drawn_one_by_one_and_their_patients_are_
     unknown = Evaluation(TEST, RECORDS.assign(patient_id=""), {"initial": model, "finetuned": model}, POINTS, LOG_ODDS)
     write_evaluation(tmp_path, unknown, PARAMS, "")
     table: Any = pd.read_csv(tmp_path / "intervals.csv").set_index(["model", "metric"])
-    expected: Any = measure_intervals(LABELS, unknown.probabilities["finetuned"], 0.4, PATHS, 100, 3)
+    expected: Any = measure_intervals(LABELS, unknown.probabilities["finetuned"], 0.4, np.arange(N), 100, 3)
     assert table.at[("finetuned", "roc_auc"), "low"] == round(expected.at["roc_auc", "low"], 6)
     assert set(pd.read_csv(tmp_path / "subgroups.csv")["patients"]) == {"unknown"}
 

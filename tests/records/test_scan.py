@@ -82,7 +82,7 @@ def write_copies(picture: Image.Image) -> dict[str, bytes]:
 def test_the_same_picture_in_other_bytes_has_the_same_digest_of_its_pixels(tmp_path: Path, picture: Image.Image):
     copies = write_copies(picture)
     records, _ = scan_images(fill(tmp_path, {f"all/NORMAL/{name}": copy for name, copy in copies.items()}))
-    assert records["sha256"].nunique() == len(copies)
+    assert records["sha256"].nunique() == len(set(copies.values()))
     assert records["pixels_sha256"].nunique() == 1
 
 

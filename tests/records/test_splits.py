@@ -66,7 +66,7 @@ def test_every_image_is_in_exactly_one_split(strategy: str, seed: int, copies: i
 
 def test_copies_of_a_picture_link_patients_also_through_others_and_images_of_unknown_patients():
     records = pd.DataFrame({"patient_id": ["a", "b", "b", "", ""], "pixels_sha256": ["1", "1", "2", "2", "3"]})
-    records = records.assign(path=list("vwxyz"))
+    records = records.assign(sha256=list("vwxyz"))
     groups = group_patients(records)
     assert len(set(groups[:4])) == 1
     assert groups[4] != groups[0]

@@ -277,7 +277,7 @@ def test_images_of_unknown_patients_are_drawn_one_by_one():
     champion, challenger = predict(images, 0.5), predict(images, 0.6, seed=1)
     tags = {"crossing_patients": "unknown"}
     found = find_bound(check_against(crown(champion, **tags), register(challenger, **tags), GATES))
-    assert found == round(compare(champion, challenger, images["path"])["low"], 6)
+    assert found == round(compare(champion, challenger, images["sha256"])["low"], 6)
 
 
 def test_a_champion_without_stored_predictions_refuses_a_challenger():
