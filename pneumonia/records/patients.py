@@ -4,6 +4,7 @@ import re
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
+from pandas.api.types import is_float_dtype
 
 from pneumonia.core.errors import EXAMPLES, InputError
 from pneumonia.core.names import CLASS_FOLDERS, is_table, parse_patient, place_image
@@ -60,8 +61,9 @@ def _look_up(images: pd.DataFrame, path: Path) -> list[str]:
     if len(images) and found["patient"].isna().all():
         raise _bad_table(path, f"names none of the images, such as {keys.iloc[0]}")
     if "label" in found:
-        stated = found["label"].fillna("").str.lower().map(lambda label: CLASS_FOLDERS.get(label, label))
-        differs = [label not in ("", own) for label, own in zip(stated, images["label"], strict=True)]
+        stated = found["label"].fillna("").str.lower().tolist()
+        pairs = zip(stated, images["label"], strict=True)
+        differs = [CLASS_FOLDERS.get(label, label) not in ("", own) for label, own in pairs]
         _refuse(path, images.loc[differs, "path"], "another label than the folder")
     return found["patient"].fillna("").tolist()
 
@@ -78,8 +80,8 @@ def _read_table(path: Path) -> pd.DataFrame:
     if "patient" not in table or not {"path", "name"} & set(table):
         raise _bad_table(path, f"has the columns {', '.join(map(str, table))}")
     known = table[[name for name in ("path", "name", "patient", "label") if name in table]]
-    if broken := list(known.select_dtypes("float")):
-        raise _bad_table(path, f"has fractions as {', '.join(broken)}, which would change ids")
+    if broken := [name for name in known if is_float_dtype(known[name])]:
+        raise _bad_table(path, f"has fractions as {', '.join(map(str, broken))}, which would change ids")
     return known.astype("string").fillna("").apply(lambda column: column.str.strip())
 
 

@@ -1,4 +1,4 @@
-"""Replace the PatientIDs of DICOM files by pseudonyms: without the key nobody can compute them, or try ids."""
+"""Replace the PatientIDs of DICOM files by pseudonyms, which nobody can trace back without the key."""
 
 import hmac
 import os

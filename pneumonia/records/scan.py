@@ -62,5 +62,6 @@ def _digest_pictures(images: pd.DataFrame, raw: Path) -> list[str]:
     files = images.drop_duplicates("sha256")
     alike = files[files.duplicated(["width", "height"], keep=False)]
     digests = map_threads(lambda path: digest_pixels(read_file(raw / path)), list(alike["path"]), desc="pixels")
-    found: dict[str, str] = dict(zip(alike["sha256"], digests, strict=True))
-    return [found.get(sha256, sha256) for sha256 in images["sha256"]]
+    found: dict[str, str] = {sha256: sha256 for sha256 in files["sha256"]}
+    found.update(zip(alike["sha256"], digests, strict=True))
+    return [found[sha256] for sha256 in images["sha256"]]
