@@ -1,5 +1,6 @@
 """Bring raw images to data/raw/<source folder>/<label>/."""
 
+import shutil
 from pathlib import Path
 
 from pneumonia.core.files import project_home
@@ -8,10 +9,12 @@ from pneumonia.core.stage import run_stage
 from pneumonia.sources.download import fetch_kaggle, fetch_mendeley
 from pneumonia.sources.folder import fetch_folder
 from pneumonia.sources.phantom import draw_phantoms
+from pneumonia.sources.table import find_table
 
 
 def fetch(out: Path, data: DataParams) -> str:
-    """Draw, download or link the images of `data.source`."""
+    """Draw, download or link the images of `data.source`, and put a table of patients beside them."""
+    table = find_table(data)
     match data.source:
         case "phantom":
             draw_phantoms(out, data.images, data.seed)
@@ -21,7 +24,10 @@ def fetch(out: Path, data: DataParams) -> str:
             fetch_mendeley(out, project_home() / "data" / "downloads")
         case "folder":
             fetch_folder(data.path, out)
-    return f"{sum(1 for _ in out.glob('*/*/*')):,} files from source {data.source}"
+    if table:
+        shutil.copyfile(table, out / table.name)
+    files = sum(1 for path in out.glob("*/*/**/*") if not path.is_dir())
+    return f"{files:,} files from source {data.source}"
 
 
 if __name__ == "__main__":

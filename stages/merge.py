@@ -4,8 +4,8 @@ from pathlib import Path
 
 from pneumonia.core.params import MergeParams
 from pneumonia.core.stage import run_stage
-from pneumonia.core.tables import read_records, write_table
-from pneumonia.records.merge import count_unnamed, merge_folders
+from pneumonia.core.tables import count_unknown, read_records, write_table
+from pneumonia.records.merge import merge_folders
 
 
 def merge(records: Path, out: Path, params: MergeParams) -> str:
@@ -13,9 +13,10 @@ def merge(records: Path, out: Path, params: MergeParams) -> str:
     table = read_records(records)
     merged = merge_folders(table, params.drop_duplicates)
     write_table(merged, out)
-    patients, unnamed = merged["patient_id"].nunique(), count_unnamed(merged)
-    unknown = f", {unnamed:,} images whose name states no patient count as one patient each" if unnamed else ""
-    return f"{len(merged):,} images of {patients:,} patients, {len(table) - len(merged)} exact copies dropped{unknown}"
+    counts = f"{len(merged):,} images, {len(table) - len(merged)} exact copies dropped"
+    if unknown := count_unknown(merged):
+        return f"{counts}, whose {unknown:,} of them are is unknown"
+    return f"{counts}, {merged['patient_id'].nunique():,} patients"
 
 
 if __name__ == "__main__":

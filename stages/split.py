@@ -3,22 +3,22 @@
 from pathlib import Path
 
 from pneumonia.core.files import write_json
-from pneumonia.core.params import SplitParams
+from pneumonia.core.params import DataParams, SplitParams
 from pneumonia.core.stage import run_stage
 from pneumonia.core.tables import SPLITS, read_records, write_table
 from pneumonia.records.splits import assign_splits, describe_splits
 
 
-def split(records: Path, out: Path, report: Path, params: SplitParams) -> str:
+def split(records: Path, out: Path, report: Path, params: SplitParams, data: DataParams) -> str:
     """Write the table with a column `split`, and its counts as a metric."""
     table = read_records(records)
-    assigned = assign_splits(table, params)
+    assigned = assign_splits(table, params, each_image=data.patients == "each_image")
     write_table(assigned, out)
     described = describe_splits(assigned, images=len(table))
     write_json(described, report)
     sizes = ", ".join(f"{name} {described[name]['images']:,}" for name in SPLITS)
-    crossing, left_out = described["crossing_patients"], described["left_out"]
-    return f"{sizes}; {crossing} patients in several splits, {left_out} images left out"
+    crossing = "unknown" if described["crossing_patients"] is None else described["crossing_patients"]
+    return f"{sizes}; patients in several splits: {crossing}; {described['left_out']} images left out"
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ def validate(
     raw: Path, records: Path, refused: Path, results: Path, docs: Path, params: ValidateParams, data: DataParams
 ) -> str:
     """Write what was refused and found in any case, the table of images only if no critical expectation failed."""
-    images, rejected = scan_images(raw)
+    images, rejected = scan_images(raw, data.patients)
     write_table(rejected, refused)
     for reason, files in rejected["reason"].value_counts().items():
         print(f"  refused: {reason}: {files:,}")

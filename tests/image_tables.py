@@ -10,12 +10,14 @@ def make_records(rows: int = 1, **columns: list[str]) -> pd.DataFrame:
     """Return valid records with the given columns and plausible values in the others."""
     rows = len(next(iter(columns.values()))) if columns else rows
     labels = columns.get("label", ["NORMAL"] * rows)
+    digests = columns.get("sha256", [sha256_bytes(bytes([row])) for row in range(rows)])
     plausible = {
         "path": [f"train/{label}/image{row}.jpeg" for row, label in enumerate(labels)],
         "label": labels,
         "patient_id": [f"person{row}" for row in range(rows)],
         "source_folder": "train",
-        "sha256": [sha256_bytes(bytes([row])) for row in range(rows)],
+        "sha256": digests,
+        "pixels_sha256": digests,
         "width": 300,
         "height": 200,
         "mode": "L",

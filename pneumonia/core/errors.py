@@ -1,5 +1,7 @@
 """Say what is wrong, what was expected and what to do."""
 
+EXAMPLES = 5  # of images, at most, that a message names
+
 
 class InputError(ValueError):
     """A value from outside that cannot be used.

@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from pneumonia.core.names import check_rule
 
 # Whole numbers are strict, or YAML's `yes` would be 1. Floats are not: YAML 1.1 reads `1e-4` as text.
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -26,10 +28,11 @@ class Section(BaseModel):
 
 
 class DataParams(Section):
-    """Where raw images come from."""
+    """Where raw images come from, and whose they are."""
 
     source: Literal["phantom", "kaggle", "mendeley", "folder"]
     path: Path
+    patients: Annotated[str, AfterValidator(check_rule)]
     images: Annotated[int, Field(ge=48, le=20_000, strict=True)]
     seed: Seed
 
@@ -144,8 +147,7 @@ class EvaluateParams(Section):
         threshold: lowest probability that is called pneumonia, or the rule that chooses it on validation.
         sensitivity_floor: least sensitivity on validation under the rule of that name.
         flip: average the log odds of each image and its mirror image.
-        resamples: bootstrap resamples of the patients.
-        seed: of the resamples.
+        resamples, seed: bootstrap resamples of the patients.
         heatmap: how heat maps are computed.
     """
 
@@ -210,11 +212,9 @@ class Params(Section):
 
     def flat(self) -> dict[str, Any]:
         """Return all values under dotted names, as `dvc params` and MLflow show them."""
-        return dict(_flatten(self.model_dump(mode="json", by_alias=True)))
+        return _flatten(self.model_dump(mode="json", by_alias=True))
 
 
-def _flatten(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    leaves: list[tuple[str, Any]] = []
-    for key, value in tree.items():
-        leaves += _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
-    return leaves
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    parts = (_flatten(v, f"{prefix}{k}.") if isinstance(v, dict) else {f"{prefix}{k}": v} for k, v in tree.items())
+    return {name: value for part in parts for name, value in part.items()}

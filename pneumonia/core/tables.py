@@ -15,9 +15,10 @@ SPLITS = ("train", "val", "test")
 DTYPES = {
     "path": "str",  # below the raw folder, with /
     "label": "str",  # one of CLASSES
-    "patient_id": "str",
+    "patient_id": "str",  # empty where it is unknown
     "source_folder": "str",  # train, val, test or all
     "sha256": "str",  # of the file, 64 hexadecimal digits
+    "pixels_sha256": "str",  # of the grey pixels; of the file where no other image has the same size
     "width": "int64",  # pixels
     "height": "int64",
     "mode": "str",  # Pillow's, or DICOM and photometric interpretation
@@ -56,6 +57,16 @@ def read_records(path: Path) -> pd.DataFrame:
 def read_predictions(file: str | Path | IO[bytes]) -> pd.DataFrame:
     """Read the predictions on the test images, as the evaluate stage wrote them."""
     return pd.read_csv(file, dtype={"path": "str", "sha256": "str", "patient_id": "str"}, keep_default_na=False)
+
+
+def count_unknown(records: pd.DataFrame) -> int:
+    """Return of how many images the patient is unknown."""
+    return int(records["patient_id"].eq("").sum())
+
+
+def tell_apart(records: pd.DataFrame) -> pd.Series:
+    """Return whom each image counts for: its patient, or itself, by its digest, where the patient is unknown."""
+    return records["patient_id"].where(records["patient_id"] != "", records["sha256"])
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:

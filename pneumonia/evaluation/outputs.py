@@ -13,7 +13,7 @@ import pandas as pd
 from pneumonia.core.dataset import Split
 from pneumonia.core.figure import caption
 from pneumonia.core.params import EvaluateParams
-from pneumonia.core.tables import write_table
+from pneumonia.core.tables import count_unknown, tell_apart, write_table
 from pneumonia.evaluation.calibration import trace_reliability
 from pneumonia.evaluation.curves import list_calls, trace_curves
 from pneumonia.evaluation.examples import OUTCOMES, pick_examples, rank_errors
@@ -129,7 +129,7 @@ def _write_curves(out: Path, found: Evaluation, notice: str) -> None:
 def _write_intervals(out: Path, found: Evaluation, params: EvaluateParams) -> None:
     """Write intervals of each model's metrics, of their difference, and of the fine-tuned model in subgroups."""
     labels, at = found.test.labels, found.thresholds
-    patients, drawn = found.records["patient_id"].to_numpy(), (params.resamples, params.seed)
+    patients, drawn = tell_apart(found.records).to_numpy(), (params.resamples, params.seed)
     tables = {name: measure_intervals(labels, p, at[name], patients, *drawn) for name, p in found.probabilities.items()}
     first, second = found.probabilities["initial"], found.probabilities["finetuned"]
     both = (at["initial"], at["finetuned"])
@@ -137,6 +137,8 @@ def _write_intervals(out: Path, found: Evaluation, params: EvaluateParams) -> No
     write_table(pd.concat(tables, names=["model"]).reset_index().round(6), out / "intervals.csv")
     groups = describe_groups(found.records, found.test.images)
     measured = measure_groups(groups, labels, second, at["finetuned"], patients, *drawn)
+    if count_unknown(found.records):
+        measured["patients"] = "unknown"
     write_table(measured.round(6), out / "subgroups.csv")
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from pneumonia.core.dataset import Pixels
+from pneumonia.core.files import sha256_bytes
 from pneumonia.images.refusal import MAX_BYTES, MAX_PIXELS, ImageRefusedError
 
 warnings.simplefilter("error", Image.DecompressionBombWarning)  # a reason to refuse a file, not to print
@@ -80,6 +81,18 @@ def read_image(content: bytes, size: int) -> Pixels:
         ImageRefusedError: as in `describe_image`.
     """
     return stretch(_grey(_open(content)[0], at_least=size), size)
+
+
+def digest_pixels(content: bytes) -> str:
+    """Return the SHA-256 of an image's size and grey values at full size: the same for one picture in any format.
+
+    Args:
+        content: of a file that `describe_image` accepts.
+    """
+    image = _open(content)[0]
+    image.load()  # in its own colours: a JPEG that is decoded to grey rounds otherwise than its copy as PNG
+    grey = _grey(image, at_least=0)
+    return sha256_bytes(b"%d %d " % grey.shape + grey.tobytes())
 
 
 def stretch(grey: Pixels, size: int) -> Pixels:

@@ -54,7 +54,7 @@ def read_dicom(content: bytes) -> tuple[Pixels, str]:
             or its compression is unknown or needs a decoder that is not installed.
     """
     try:
-        image, syntax = _parse(content)
+        image, syntax = _parse(content, _READ)
         _check(image)
         return _show(image, _decode(image, syntax)), image.PhotometricInterpretation
     except ImageRefusedError:
@@ -63,11 +63,25 @@ def read_dicom(content: bytes) -> tuple[Pixels, str]:
         _refuse("damaged, truncated or not standard DICOM")
 
 
+def read_patient_id(content: bytes) -> bytes:
+    """Return the PatientID of a DICOM file as it is stored, without padding; empty where it has none.
+
+    It identifies a person: never store, show or log it.
+    """
+    if content[128:132] != b"DICM":
+        return b""
+    try:
+        value = _parse(content, [Tag("PatientID")])[0].get_item("PatientID").value  # pyright: ignore
+        return value.strip(b" \0") if isinstance(value, bytes) else b""
+    except Exception:  # as above; a message could hold the id
+        return b""
+
+
 def _refuse(reason: str) -> NoReturn:
     raise ImageRefusedError(reason) from None
 
 
-def _parse(content: bytes) -> tuple[Dataset, uid.UID]:
+def _parse(content: bytes, attributes: list[BaseTag | int]) -> tuple[Dataset, uid.UID]:
     # Not `dcmread`: it inflates a deflated file before the syntax can be checked.
     stream = BytesIO(content)
     stream.seek(132)
@@ -75,7 +89,7 @@ def _parse(content: bytes) -> tuple[Dataset, uid.UID]:
     syntax = uid.UID(meta.get("TransferSyntaxUID") or "")
     if syntax not in _DECODERS:
         _refuse(f"transfer syntax {syntax.name if syntax.is_valid else 'unknown'} is not supported")
-    return read_dataset(stream, syntax.is_implicit_VR, syntax.is_little_endian, specific_tags=_READ), syntax
+    return read_dataset(stream, syntax.is_implicit_VR, syntax.is_little_endian, specific_tags=attributes), syntax
 
 
 def _check(image: Dataset) -> None:

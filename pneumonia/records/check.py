@@ -6,9 +6,7 @@ from pathlib import Path
 from great_expectations.core import ExpectationValidationResult
 from pandas import DataFrame
 
-from pneumonia.core.errors import InputError
-
-EXAMPLES = 5
+from pneumonia.core.errors import EXAMPLES, InputError
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,17 @@ import great_expectations as gx
 import great_expectations.expectations as gxe
 from great_expectations.core import ExpectationSuiteValidationResult
 from great_expectations.data_context.types.base import ProgressBarsConfig
-from pandas import DataFrame
+from pandas import DataFrame, Series
 
+from pneumonia.core.errors import EXAMPLES
 from pneumonia.core.params import DataParams, ValidateParams
 from pneumonia.core.tables import CLASSES, DTYPES
-from pneumonia.records.check import EXAMPLES, Check, read_check
+from pneumonia.records.check import Check, read_check
 from pneumonia.records.data_docs import write_data_docs
 
 RELEASES = ("kaggle", "mendeley")  # Kaggle's images are those of Mendeley's version 2
 IMAGES, PNEUMONIA = 5856, 4273  # of the release, and how many of them are labelled PNEUMONIA
+_KNOWN = "the patient of every image is known"
 _FORMAT: Any = dict(result_format="SUMMARY", unexpected_index_column_names=["path"], partial_unexpected_count=EXAMPLES)
 
 
@@ -40,12 +42,14 @@ def check_images(
     numeric = {"width", "height", "contrast"} <= set(records.select_dtypes("number"))
     if len(records) and numeric and set(DTYPES) <= set(records):
         records = _derive(records)
-        suite += _expect_images(records, params, data.source)
+        suite += _expect_images(records, params, data)
     result = _run(suite, records)
     checks = [read_check(found, refused) for found in result.results]
     if data.source not in RELEASES:
         unknown = f"source {data.source}, of which no release is known"
         checks.append(Check("release_images", "warning", f"{IMAGES:,} images", None, unknown))
+    if data.patients == "each_image":
+        checks.append(Check("patient_known", "warning", _KNOWN, None, "data.patients=each_image, which nothing checks"))
     write_data_docs(result, checks, data.notice, docs)
     return checks
 
@@ -73,7 +77,7 @@ def _expect_table(records: DataFrame, files: int, params: ValidateParams) -> lis
     ]
 
 
-def _expect_images(records: DataFrame, params: ValidateParams, source: str) -> list[gxe.Expectation]:
+def _expect_images(records: DataFrame, params: ValidateParams, data: DataParams) -> list[gxe.Expectation]:
     among, between = gxe.ExpectColumnValuesToBeInSet, gxe.ExpectColumnValuesToBeBetween
     total, empty = gxe.ExpectColumnSumToBeBetween, gxe.ExpectColumnValuesToBeNull
     side, aspect, contrast = params.min_side, params.max_aspect, params.min_contrast
@@ -87,11 +91,13 @@ def _expect_images(records: DataFrame, params: ValidateParams, source: str) -> l
         _critical(between, "large_enough", f"both sides >= {side} pixels", column="shorter_side", min_value=side),
         _critical(between, "plausible_aspect", f"longer / shorter <= {aspect:g}", column="aspect", max_value=aspect),
         _critical(between, "not_blank", f"contrast >= {contrast:g}", column="contrast", min_value=contrast),
-        _critical(empty, "one_label_per_image", "no byte-identical images with two labels", column="other_label"),
-        _warning(empty, "no_copies", f"no byte-identical copies ({repeated:,} images have some)", column="copy_of"),
+        _critical(empty, "one_label_per_image", "no picture with two labels", column="other_label"),
+        _warning(empty, "no_copies", f"no copies of one picture ({repeated:,} images have some)", column="copy_of"),
         _warning(empty, "one_folder_per_patient", "no patient in several source folders", column="patient_in"),
     ]
-    if source in RELEASES:
+    if data.patients != "each_image":
+        suite.append(_warning(empty, "patient_known", _KNOWN, column="patient_unknown"))
+    if data.source in RELEASES:
         ill = {"column": "pneumonia", "min_value": PNEUMONIA, "max_value": PNEUMONIA}
         suite += [
             _warning(gxe.ExpectTableRowCountToEqual, "release_images", f"the {IMAGES:,} images released", value=IMAGES),
@@ -101,10 +107,12 @@ def _expect_images(records: DataFrame, params: ValidateParams, source: str) -> l
 
 
 def _derive(records: DataFrame) -> DataFrame:
-    """Add what expectations over several columns or rows look at; the last three are empty where all is well."""
+    """Add what expectations over several columns or rows look at; the last four are empty where all is well."""
     short, long = records[["width", "height"]].min(axis="columns"), records[["width", "height"]].max(axis="columns")
-    first = records.groupby("sha256")[["path", "label"]].transform("first")
-    places = records.drop_duplicates(["patient_id", "source_folder"]).groupby("patient_id")["source_folder"]
+    first = records.groupby("pixels_sha256")[["path", "label"]].transform("first")
+    unknown = records["patient_id"].eq("")
+    known = records[~unknown].drop_duplicates(["patient_id", "source_folder"])
+    places = known.groupby("patient_id")["source_folder"]
     several = places.agg(" + ".join)[places.size() > 1]
     return records.assign(
         filled=records.notna().all(axis="columns"),
@@ -112,7 +120,8 @@ def _derive(records: DataFrame) -> DataFrame:
         shorter_side=short,
         aspect=(long / short).round(3),
         other_label=first["path"].where(records["label"] != first["label"]),
-        copy_of=first["path"].where(records.duplicated("sha256")),
+        copy_of=first["path"].where(records.duplicated("pixels_sha256")),
+        patient_unknown=Series("patient unknown", records.index).where(unknown),
         # Only on a patient's first image, so that patients are counted and not images.
         patient_in=records["patient_id"].map(several).where(~records.duplicated("patient_id")),
     )

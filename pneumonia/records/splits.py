@@ -9,24 +9,28 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
-from pneumonia.core.errors import InputError
+from pneumonia.core.errors import EXAMPLES, InputError
 from pneumonia.core.params import SplitParams
-from pneumonia.core.tables import CLASSES, SPLITS
+from pneumonia.core.tables import CLASSES, SPLITS, count_unknown, tell_apart
 
 
-def assign_splits(records: pd.DataFrame, params: SplitParams) -> pd.DataFrame:
+def assign_splits(records: pd.DataFrame, params: SplitParams, each_image: bool = False) -> pd.DataFrame:
     """Return the records with a column `split`.
 
-    Strategies `patient` and `original` keep every patient and every set of identical files within one split. `original`
+    Strategies `patient` and `original` keep every patient and all copies of one picture within one split. `original`
     therefore leaves out images of the owner's train and val folders whose patient also occurs in the test folder.
 
     Args:
         records: merged images, columns as in DTYPES.
         params: section `split` of params.yaml.
+        each_image: whether the user said that an image whose patient is unknown counts as a patient.
 
     Raises:
-        InputError: there are too few patients, `original` finds no train or test folder, or a split would lack a class.
+        InputError: patients are unknown or too few, `original` finds no train or test folder, or a split would lack a
+            class.
     """
+    if params.strategy != "stratified" and not each_image:
+        _refuse_unknown(records, params.strategy)
     assign = {"patient": _by_patient, "stratified": _by_image, "original": _by_folder}[params.strategy]
     table = records.assign(split=assign(records, params))
     table = table[table["split"] != ""].reset_index(drop=True)
@@ -35,12 +39,23 @@ def assign_splits(records: pd.DataFrame, params: SplitParams) -> pd.DataFrame:
 
 
 def group_patients(records: pd.DataFrame) -> npt.NDArray[np.int64]:
-    """Return a group number per image, shape (n,): images of one patient, and of patients linked by identical files."""
-    patients, names = pd.factorize(records["patient_id"])
-    files, digests = pd.factorize(records["sha256"])
+    """Return a group number per image, shape (n,): images of one patient, and of patients linked by one picture."""
+    patients, names = pd.factorize(tell_apart(records))
+    pictures, digests = pd.factorize(records["pixels_sha256"])
     nodes = len(names) + len(digests)
-    links = coo_array((np.ones(len(records), bool), (patients, files + len(names))), shape=(nodes, nodes))
+    links = coo_array((np.ones(len(records), bool), (patients, pictures + len(names))), shape=(nodes, nodes))
     return connected_components(links, directed=False)[1][patients]
+
+
+def _refuse_unknown(records: pd.DataFrame, strategy: str) -> None:
+    if unknown := count_unknown(records):
+        examples = ", ".join(records.loc[records["patient_id"].eq(""), "path"].head(EXAMPLES))
+        raise InputError(
+            f"Whose {unknown:,} of {len(records):,} images are is unknown, such as {examples}.",
+            expected=f"the patient of every image, as split.strategy={strategy} keeps a patient within one split",
+            remedy="set data.patients to a table, a pattern of names, folder or dicom (docs/data.md, Patients), or to "
+            "each_image if no patient has two images; or set split.strategy to stratified, whose figures flatter",
+        )
 
 
 def _by_patient(records: pd.DataFrame, params: SplitParams) -> npt.NDArray[Any]:
@@ -127,12 +142,12 @@ def _check(table: pd.DataFrame, params: SplitParams) -> None:
         )
 
 
-def count_crossing(table: pd.DataFrame) -> dict[str, int]:
-    """Count the patients and the files, identical ones as one, that occur in more than one split."""
-    return {
-        f"crossing_{what}": int((table.groupby(column)["split"].nunique() > 1).sum())
-        for what, column in (("patients", "patient_id"), ("files", "sha256"))
-    }
+def count_crossing(table: pd.DataFrame) -> dict[str, int | None]:
+    """Count the patients, None where any is unknown, and the pictures, copies as one, in more than one split."""
+    patients, files = (
+        int((table.groupby(column)["split"].nunique() > 1).sum()) for column in ("patient_id", "pixels_sha256")
+    )
+    return {"crossing_patients": None if count_unknown(table) else patients, "crossing_files": files}
 
 
 def describe_splits(table: pd.DataFrame, images: int) -> dict[str, Any]:
@@ -143,7 +158,7 @@ def describe_splits(table: pd.DataFrame, images: int) -> dict[str, Any]:
         counts = {label: int((part["label"] == label).sum()) for label in CLASSES}
         report[split] = {
             "images": len(part),
-            "patients": int(part["patient_id"].nunique()),
+            "patients": None if count_unknown(part) else part["patient_id"].nunique(),
             **counts,
             "normal_share": round(counts["NORMAL"] / len(part), 4),
         }

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from pneumonia.core.params import Gates
+from pneumonia.core.tables import tell_apart
 from pneumonia.evaluation.bounds import bound_gains
 from pneumonia.evaluation.intervals import compare_models
 from pneumonia.evaluation.metrics import measure
@@ -31,7 +32,7 @@ class Evidence:
         name: how checks refer to the model.
         metrics: of its own test split, its threshold among them; a missing one counts as not reached.
         synthetic: whether it was trained on synthetic images.
-        crossing_patients: how many patients have images in more than one of its splits.
+        crossing_patients: how many patients have images in more than one of its splits, None if that is unknown.
         split: how its splits were drawn, see `describe_split`.
         read: returns its predictions on its test images, as the evaluate stage wrote them; None if none are stored.
     """
@@ -39,9 +40,14 @@ class Evidence:
     name: str
     metrics: Mapping[str, float]
     synthetic: bool
-    crossing_patients: int
+    crossing_patients: int | None
     split: str
     read: Callable[[], pd.DataFrame] | None
+
+    @property
+    def splits_patients(self) -> bool:
+        """Tell whether images of a patient may be in more than one of its splits."""
+        return self.crossing_patients != 0
 
 
 def check_floors(model: Evidence, gates: Gates) -> list[Check]:
@@ -59,9 +65,10 @@ def check_against(champion: Evidence, challenger: Evidence, gates: Gates) -> lis
     """Check that a challenger is not inferior to the champion, where the two can be compared.
 
     A model of synthetic images never replaces one of real images. The other way round, the champion sets no bar: the
-    two have no test image in common, and only the floors remain. A model whose splits share patients never replaces
-    one whose splits do not, since it may have been trained on the patients of its test images. Nor does a model of
-    another split: of ten seeds one is kind to it, and who tries them chooses on the test images.
+    two have no test image in common, and only the floors remain. A model whose splits share patients, or may share
+    them as patients are unknown, never replaces one whose splits do not: it may have been trained on the patients of
+    its test images. Nor does a model of another split: of ten seeds one is kind to it, and who tries them chooses on
+    the test images.
 
     Raises:
         InputError: the predictions of one of them cannot be read.
@@ -72,8 +79,9 @@ def check_against(champion: Evidence, challenger: Evidence, gates: Gates) -> lis
         return [Check("trained on images that are", kinds[0], kinds[1], kinds[0] == "real")]
     if unknown := [model.name for model in pair if not model.read]:
         return [Check(f"predictions stored with {' and '.join(unknown)}", "none", "some", False)]
-    if challenger.crossing_patients and not champion.crossing_patients:
-        return [Check("patients in more than one split, at most", challenger.crossing_patients, 0, False)]
+    if challenger.splits_patients and not champion.splits_patients:
+        crossing = "unknown" if challenger.crossing_patients is None else challenger.crossing_patients
+        return [Check("patients in more than one split, at most", crossing, 0, False)]
     same = Check("split drawn as", challenger.split, champion.split, challenger.split == champion.split)
     enough = check_common(champion, challenger, gates)
     if not all(check.passed for check in enough):
@@ -84,7 +92,7 @@ def check_against(champion: Evidence, challenger: Evidence, gates: Gates) -> lis
 def check_common(champion: Evidence, challenger: Evidence, gates: Gates) -> list[Check]:
     """Check that two models have enough test images and patients in common, of each class."""
     images = find_common_images(champion, challenger)
-    patients = [images.loc[images["actual"] == label, "patient_id"].nunique() for label in (0, 1)]
+    patients = [tell_apart(images[images["actual"] == label]).nunique() for label in (0, 1)]
     found = {
         f"test images in common with {champion.name}, at least": (len(images), gates.min_common_images),
         "patients among these, of either class, at least": (min(patients), gates.min_common_patients),
@@ -122,7 +130,7 @@ def check_lineage(champion: Evidence, earlier: Sequence[Evidence], challenger: E
     """
     able = [champion] + [
         one for one in earlier
-        if bool(one.crossing_patients) == bool(challenger.crossing_patients) and can_compare(one, challenger, gates)
+        if one.splits_patients == challenger.splits_patients and can_compare(one, challenger, gates)
     ]  # fmt: skip
     gains = [estimate_gains(one, challenger) for one in able]
     checks = []
@@ -175,7 +183,7 @@ def _arrange(images: pd.DataFrame, champion: Evidence, challenger: Evidence) -> 
     # As `compare_models` and `bound_gains` take it.
     scores = [images[f"finetuned_{name}"].to_numpy() for name in ("champion", "challenger")]
     thresholds = (champion.metrics["threshold"], challenger.metrics["threshold"])
-    return images["actual"].to_numpy(np.uint8), *scores, thresholds, images["patient_id"].to_numpy()
+    return images["actual"].to_numpy(np.uint8), *scores, thresholds, tell_apart(images).to_numpy()
 
 
 def estimate_gains(champion: Evidence, challenger: Evidence) -> dict[str, float]:

@@ -55,7 +55,8 @@ def submit(run: Run, package: Package, tags: dict[str, str], notice: str, gates:
 def find_evidence(version: ModelVersion, name: str) -> Evidence:
     """Return the evidence stored with a version; one registered by hand, without a digest, has no predictions."""
     metrics = {tag.removeprefix("test_"): float(value) for tag, value in version.tags.items() if tag[:5] == "test_"}
-    crossing = int(version.tags.get("crossing_patients", "0"))
+    counted = version.tags.get("crossing_patients", "unknown")
+    crossing = None if counted == "unknown" else int(counted)
     read = cache(partial(read_predictions, version)) if "package_sha256" in version.tags else None
     drawn, synthetic = version.tags.get("split_drawn", "unknown"), version.tags.get("synthetic") == "True"
     return Evidence(name, metrics, synthetic, crossing, drawn, read)

@@ -69,7 +69,7 @@ def list_shipped() -> list[Path]:
 
 
 def collect_tags(
-    params: Params, metrics: Mapping[str, float], splits: Path, crossing: Mapping[str, int]
+    params: Params, metrics: Mapping[str, float], splits: Path, crossing: Mapping[str, int | None]
 ) -> dict[str, str]:
     """Return the tags of a version: its test metrics and where it comes from.
 
@@ -80,7 +80,7 @@ def collect_tags(
         crossing: counts of what occurs in more than one split, see `count_crossing`.
     """
     measured = {f"test_{name}": str(value) for name, value in metrics.items()}
-    counted = {name: str(count) for name, count in crossing.items()}
+    counted = {name: "unknown" if count is None else str(count) for name, count in crossing.items()}
     return measured | counted | {
         "git_commit": find_commit(),
         "recipe": params.recipe,

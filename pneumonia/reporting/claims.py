@@ -3,12 +3,16 @@
 Plain sentences, shared by report and model card. Nothing here is typed in for one run.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pneumonia.core.names import is_table
 from pneumonia.core.params import Params
 
 KERMANY = ("kaggle", "mendeley")  # both publish the radiographs of Kermany et al. 2018
+Leaks = Mapping[str, int | None]
+_NARROW = ", and intervals are too narrow if a patient has several"
 _CODE = "Code: Apache-2.0."
 
 
@@ -71,43 +75,55 @@ def describe_source(params: Params) -> Source:
     )  # fmt: skip
 
 
-def describe_checks(params: Params, leaks: dict[str, int], copies: int, unnamed: int) -> list[str]:
+def describe_checks(params: Params, leaks: Leaks, copies: int, unknown: int) -> list[str]:
     """Return what the run found out about copies, patients and the independence of the test split, a sentence each.
 
     Args:
         params: all parameters.
-        leaks: crossing_patients and crossing_files of the split report.
-        copies: identical files set aside.
-        unnamed: radiographs whose file name identifies no patient.
+        leaks: crossing_patients and crossing_files of the split report; None is unknown.
+        copies: radiographs set aside as another had the same pixels.
+        unknown: radiographs whose patient is unknown.
     """
-    patients, files = leaks["crossing_patients"], leaks["crossing_files"]
     removed = (
-        f"{copies:,} byte-identical copies were set aside."
+        f"{copies:,} copies, equal in every pixel, were set aside."
         if params.merge.drop_duplicates
-        else "Byte-identical copies were kept (merge.drop_duplicates=false)."
-    )
-    known = "Patients are told apart by file name only" + (
-        f"; {unnamed:,} radiographs whose name identifies no patient count as a patient each." if unnamed else "."
+        else "Copies, equal in every pixel, were kept (merge.drop_duplicates=false)."
     )
     return [
         f"{removed} Near-identical radiographs were not searched for.",
-        known,
-        f"Patients in more than one split: {patients:,}. Identical files in more than one split: {files:,}.",
+        _describe_patients(params.data.patients, unknown),
+        f"Patients in more than one split: {_count(leaks['crossing_patients'])}. "
+        f"Identical radiographs in more than one split: {_count(leaks['crossing_files'])}.",
     ]
 
 
-def describe_independence(leaks: dict[str, int], unnamed: int) -> str:
+def _describe_patients(rule: str, unknown: int) -> str:
+    if rule == "each_image":
+        return f"Each radiograph counts as a patient (data.patients=each_image); nothing checked that{_NARROW}."
+    sources = {"auto": "file name", "folder": "folder", "dicom": "the PatientID of their DICOM files"}
+    source = sources.get(rule, "a table of patients" if is_table(rule) else "a pattern of file names")
+    doubt = f"; whose {unknown:,} radiographs are is unknown, so each of these counts as a patient{_NARROW}"
+    return f"Patients are told apart by {source} only{doubt if unknown else ''}."
+
+
+def _count(number: int | None) -> str:
+    return "unknown" if number is None else f"{number:,}"
+
+
+def describe_independence(leaks: Leaks) -> str:
     """Return how far the test split is independent of training and of every choice, as far as the run checked it."""
     patients, files = leaks["crossing_patients"], leaks["crossing_files"]
     if patients or files:
-        return "The test split is not independent of training and validation: " + " and ".join(
-            f"{number:,} {what}" for number, what in ((patients, "patients"), (files, "identical files")) if number
-        ) + " occur in more than one split, so the figures flatter the model."  # fmt: skip
-    known = "whose file names identify them " if unnamed else ""
-    return (
-        "No test file was used for training or for choosing temperature and threshold, and no patient "
-        f"{known}is in more than one split."
-    )
+        counts = ((patients, "patients"), (files, "identical radiographs"))
+        found = " and ".join(f"{number:,} {what}" for number, what in counts if number)
+        return (
+            f"The test split is not independent of training and validation: {found} occur in more than one split, so "
+            "the figures flatter the model."
+        )
+    used = "No test file was used for training or for choosing temperature and threshold"
+    if patients is None:
+        return f"{used}, but whether patients are in more than one split is unknown: the figures may flatter the model."
+    return f"{used}, and no patient is in more than one split."
 
 
 def describe_scope(params: Params) -> str:
@@ -119,11 +135,11 @@ def describe_scope(params: Params) -> str:
     )
 
 
-def collect_claims(params: Params, leaks: dict[str, int], copies: int, unnamed: int) -> dict[str, Any]:
+def collect_claims(params: Params, leaks: Leaks, copies: int, unknown: int) -> dict[str, Any]:
     """Return everything that the templates claim about data and run, under the names that they use."""
     return {
         "source": describe_source(params),
-        "checks": describe_checks(params, leaks, copies, unnamed),
-        "independence": describe_independence(leaks, unnamed),
+        "checks": describe_checks(params, leaks, copies, unknown),
+        "independence": describe_independence(leaks),
         "scope": describe_scope(params),
     }

@@ -10,7 +10,7 @@ import pandas as pd
 
 from pneumonia.core.files import sha256_file
 from pneumonia.core.params import Params
-from pneumonia.core.tables import CLASSES, SPLITS, read_records
+from pneumonia.core.tables import CLASSES, SPLITS, count_unknown, read_records
 from pneumonia.inference.operating_point import OperatingPoint
 from pneumonia.reporting.claims import collect_claims
 from pneumonia.reporting.render import render
@@ -51,7 +51,6 @@ def describe_run(
     checked = json.loads(validation.read_text())
     leaks = {name: counts[name] for name in ("crossing_patients", "crossing_files", "left_out")}
     copies = checked["images"] - len(records) - counts["left_out"]
-    unnamed = int((records["patient_id"] == records["path"]).sum())
     return {
         "params": params,
         # What the model depends on, like the parameters of this stage in dvc.yaml.
@@ -70,7 +69,7 @@ def describe_run(
         "model_sha256": sha256_file(model),
         "data_sha256": sha256_file(splits),
         "trained": json.loads(finetune.read_text()),
-    } | collect_claims(params, leaks, copies, unnamed)
+    } | collect_claims(params, leaks, copies, count_unknown(records))
 
 
 def _read_intervals(path: Path) -> dict[str, dict[str, dict[str, float]]]:

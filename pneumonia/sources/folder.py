@@ -10,10 +10,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from pneumonia.core.errors import InputError
+from pneumonia.core.names import CLASS_FOLDERS, SPLIT_FOLDERS
 from pneumonia.core.paths import may_be_image, to_text
 
-_SPLITS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
-_LABELS = {"normal": "NORMAL", "pneumonia": "PNEUMONIA"}
+_KNOWN = SPLIT_FOLDERS.keys() | CLASS_FOLDERS.keys()
 _JUNK = (".*", "__macosx", "thumbs.db", "desktop.ini", "readme", "readme.*", "licen[cs]e*")
 SOURCES = "or choose data.source=phantom (no download), mendeley, kaggle, or data.source=folder with data.path"
 
@@ -23,7 +23,8 @@ def fetch_folder(path: Path, out: Path) -> None:
 
     The layout is `{train,val,test}/{NORMAL,PNEUMONIA}/` with any of the splits (`validation` means `val`), or
     `{NORMAL,PNEUMONIA}/` alone (source folder `all`), in upper or lower case, up to three folders down. The shallowest
-    such tree counts; a second copy inside it, as in Kaggle's archive, is ignored. A class folder gives all files.
+    such tree counts; a second copy inside it, as in Kaggle's archive, is ignored. A class folder gives all files, those
+    in folders of patients or studies below it with their folders.
 
     A link shares content and permissions with the user's own file. Nothing here changes either, and DVC's default
     `cache.type`, `reflink,copy`, replaces links by copies; `hardlink` would turn those files into its read-only cache.
@@ -64,19 +65,30 @@ def _find_root(path: Path) -> Path:
 
 def _list_images(root: Path) -> Iterator[tuple[Path, Path]]:
     """Yield every image and its place below `out`, in the order of their names."""
-    splits = _match(root, _SPLITS) if _known_names(root) & _SPLITS.keys() else {"all": root}
+    splits = _match(root, SPLIT_FOLDERS) if _known_names(root) & SPLIT_FOLDERS.keys() else {"all": root}
     for split, split_folder in splits.items():
-        folders = _match(split_folder, _LABELS)
-        for label in _LABELS.values():
-            images = _entries(folders[label]) if label in folders else []
+        folders = _match(split_folder, CLASS_FOLDERS)
+        for label in CLASS_FOLDERS.values():
+            images = list(_walk(folders[label])) if label in folders else []
             if not images:
                 raise bad_layout(f"{split_folder / label} is {'empty' if label in folders else 'missing'}.")
             for image in images:
-                if not image.is_file():
-                    raise bad_layout(f"{image} is not a file.")
                 if to_text(image) != str(image):
                     raise bad_layout(f"The name of {to_text(image)} is not UTF-8, which DVC needs.")
-                yield image, Path(split, label, image.name)
+                yield image, Path(split, label, image.relative_to(folders[label]))
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Yield all files below a class folder."""
+    for entry in _entries(folder):
+        if entry.is_dir() and not entry.is_symlink():
+            if entry.name.lower() in _KNOWN:
+                raise bad_layout(f"{entry} is a split or class folder within a class folder.")
+            yield from _walk(entry)
+        elif entry.is_file():
+            yield entry
+        else:
+            raise bad_layout(f"{entry} is not a file.")
 
 
 def _match(folder: Path, names: dict[str, str]) -> dict[str, Path]:
@@ -88,7 +100,7 @@ def _match(folder: Path, names: dict[str, str]) -> dict[str, Path]:
             raise bad_layout(f"{matched[name]} and {entry} both stand for {name}.")
         if name and entry.is_dir():
             matched[name] = entry
-        elif entry.is_dir() and not (names is _SPLITS and _known_names(entry) == _known_names(folder)):
+        elif entry.is_dir() and not (names is SPLIT_FOLDERS and _known_names(entry) == _known_names(folder)):
             raise bad_layout(f"{entry} is an unknown folder.")
         elif not entry.is_dir() and may_be_image(entry):
             raise bad_layout(f"{entry} is an image outside the class folders.")
@@ -96,7 +108,7 @@ def _match(folder: Path, names: dict[str, str]) -> dict[str, Path]:
 
 
 def _known_names(folder: Path) -> set[str]:
-    return {entry.name.lower() for entry in _entries(folder) if entry.is_dir()} & (_SPLITS.keys() | _LABELS.keys())
+    return {entry.name.lower() for entry in _entries(folder) if entry.is_dir()} & _KNOWN
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -193,6 +193,7 @@ def _refuse_address(error: Exception) -> InputError:
 def _check_version(server: str) -> None:
     """Refuse a server older than MLflow 3, which would fail at the end, when the model is registered."""
     answer = http_request(get_default_host_creds(mlflow.get_tracking_uri()), "/version", "GET", raise_on_status=False)
+    assert answer is not None
     version = answer.text.strip()
     if answer.ok and version.split(".")[0] in ("0", "1", "2"):
         raise InputError(

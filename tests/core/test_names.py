@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from projects import REAL_IMAGES
 
-from pneumonia.core.names import parse_kind, parse_patient
+from pneumonia.core.names import parse_kind, parse_patient, place_image
 
 NAMES = [
     ("person7_bacteria_24.jpeg", "person7", "bacteria"),
@@ -26,6 +26,15 @@ NAMES = [
     ("person_bacteria_24.jpeg", None, None),
     ("antivirus_12.jpeg", None, None),
     ("virus.jpeg", None, None),
+    ("00000001_000.png", "00000001", None),
+    ("00030805_012.jpeg", "00030805", None),
+    ("20240131_001.png", None, None),
+    ("00000001_0001.png", None, None),
+    ("12345678.png", None, None),
+    ("patient00001_study1_view1_frontal.jpg", "patient00001", None),
+    ("patient1_view1.jpg", None, None),
+    ("0004cfab-14fd-4e49-80ba-63a80b6bddd6.dcm", None, None),
+    ("02aa804e-bde0afdd-112c0b34-7bc16630-4e384014.jpg", None, None),
     ("scan 12.jpeg", None, None),
     ("", None, None),
 ]
@@ -41,6 +50,41 @@ def test_a_name_states_patient_and_kind_or_nothing(name: str, patient: str | Non
 def test_folders_state_nothing_whatever_their_names(named: tuple[str, str | None, str | None], folder: str):
     name, patient, kind = named
     assert (parse_patient(f"{folder}/{name}"), parse_kind(f"{folder}/{name}")) == (patient, kind)
+
+
+@pytest.mark.parametrize(
+    ("path", "patient"),
+    [
+        ("patient00001/study1/view1_frontal.jpg", "patient00001"),
+        ("CheXpert-v1.0-small/patient64540/study12/view2_lateral.jpg", "patient64540"),
+        ("patient00001/study1/cropped.jpg", None),
+        ("study1/view1_frontal.jpg", None),
+        ("p10/p10000032/s50414267/02aa804e-bde0afdd-112c0b34-7bc16630-4e384014.jpg", "p10000032"),
+        ("p10000032/s50414267/02aa804e-bde0afdd-112c0b34-7bc16630-4e384014.dcm", "p10000032"),
+        ("p10000032/s50414267/1.jpg", None),
+        ("images_001/images/00000001_000.png", "00000001"),
+        ("patient 3/scan 12.jpeg", None),
+    ],
+)
+def test_a_release_in_folders_states_the_patient_by_its_folders(path: str, patient: str | None):
+    assert parse_patient(path) == parse_patient(f"train/NORMAL/{path}") == patient
+
+
+@pytest.mark.parametrize(
+    ("path", "place"),
+    [
+        ("NORMAL/a.png", "all/NORMAL/a.png"),
+        ("train/NORMAL/a.png", "train/NORMAL/a.png"),
+        ("./chest_xray/Validation/pneumonia/p 1/A.JPG", "val/PNEUMONIA/p 1/A.JPG"),
+        ("/data/normal/test/PNEUMONIA/a.png", "test/PNEUMONIA/a.png"),
+        (r"C:\x\train\NORMAL\a.png", "train/NORMAL/a.png"),
+        ("train/normal", None),
+        ("a.png", None),
+        ("", None),
+    ],
+)
+def test_a_path_below_any_folder_states_where_the_file_is_fetched_to(path: str, place: str | None):
+    assert place_image(path) == place
 
 
 @settings(derandomize=True, deadline=None)

@@ -85,6 +85,13 @@ def test_no_value_has_a_default(tmp_path: Path, key: str):
         ("data.seed", -1, "greater than or equal to 0"),
         ("data.seed", 2**31, "less than 2147483648"),
         ("data.path", None, "not a valid path"),
+        ("data.patients", "Auto", "auto, folder, dicom, each_image, a table (.csv or .parquet) below data.path"),
+        ("data.patients", "patients.xlsx", "a regular expression with a group (?P<patient>...)"),
+        ("data.patients", r"(\d+)_\d", "with a group (?P<patient>...)"),
+        ("data.patients", r"(?P<patient>\d+", "must be a regular expression: missing )"),
+        ("data.patients", "/home/me/patients.csv", "below data.path"),
+        ("data.patients", "../patients.parquet", "below data.path"),
+        ("data.patients", None, "valid string"),
         ("validate.max_refused_share", 1.01, "less than or equal to 1"),
         ("validate.min_side", 0, "greater than or equal to 1"),
         ("validate.max_aspect", 0.9, "greater than or equal to 1"),
@@ -177,6 +184,11 @@ def test_an_exponent_without_a_point_is_a_number(tmp_path: Path):
     path = change(tmp_path, "train.learning_rate", 0.25)
     path.write_text(path.read_text().replace("0.25", "1e-4"))  # YAML 1.1 takes it for text
     assert load_params(path).train.learning_rate == 1e-4
+
+
+@pytest.mark.parametrize("rule", ["auto", "each_image", "a/b.csv", "P.PARQUET", r"^(?P<patient>[^/]+)/"])
+def test_what_tells_patients_apart_is_a_word_a_table_or_a_pattern(tmp_path: Path, rule: str):
+    assert load_params(change(tmp_path, "data.patients", rule)).data.patients == rule
 
 
 def test_equal_bounds_switch_brightness_off(tmp_path: Path):

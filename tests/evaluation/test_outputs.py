@@ -94,6 +94,17 @@ def test_predictions_identify_each_image_by_content_and_patient(out: Path, found
         np.testing.assert_array_equal(table[name], probabilities)  # not rounded: they decide a comparison
 
 
+def test_images_of_unknown_patients_are_drawn_one_by_one_and_their_patients_are_not_counted(
+    model: keras.Model, tmp_path: Path
+) -> None:
+    unknown = Evaluation(TEST, RECORDS.assign(patient_id=""), {"initial": model, "finetuned": model}, POINTS, LOG_ODDS)
+    write_evaluation(tmp_path, unknown, PARAMS, "")
+    table: Any = pd.read_csv(tmp_path / "intervals.csv").set_index(["model", "metric"])
+    expected: Any = measure_intervals(LABELS, unknown.probabilities["finetuned"], 0.4, np.arange(N), 100, 3)
+    assert table.at[("finetuned", "roc_auc"), "low"] == round(expected.at["roc_auc", "low"], 6)
+    assert set(pd.read_csv(tmp_path / "subgroups.csv")["patients"]) == {"unknown"}
+
+
 def test_intervals_are_those_over_patients_at_each_models_threshold(
     intervals: Callable[[str], pd.DataFrame], found: Evaluation
 ) -> None:

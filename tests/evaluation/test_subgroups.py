@@ -25,6 +25,7 @@ def make_records(rows: int = 0, **columns: list[Any]) -> pd.DataFrame:
         "patient_id": [f"person{row}" for row in range(rows)],
         "source_folder": "train",
         "sha256": [f"{row:064x}" for row in range(rows)],
+        "pixels_sha256": [f"{row:064x}" for row in range(rows)],
         "width": 3000,
         "height": 2000,
         "mode": "L",

@@ -29,9 +29,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_folder_of_dicom_images_is_fetched_validated_and_decoded(folder: Path, tmp_path: Path):
+def test_a_folder_of_dicom_images_is_fetched_validated_and_decoded(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("PNEUMONIA_PATIENT_KEY", "secret")
     fetch_folder(folder, tmp_path / "raw")
-    records, refused = scan_images(tmp_path / "raw")
+    records, refused = scan_images(tmp_path / "raw", "dicom")
     assert refused["path"].tolist() == ["all/NORMAL/report.dcm"]
     assert records["mode"].unique().tolist() == ["DICOM MONOCHROME2"]
     params = load_params()

@@ -8,7 +8,7 @@ from pneumonia.core.params import DataParams, ValidateParams
 from pneumonia.records.expectations import check_images
 
 PARAMS = ValidateParams(max_refused_share=0.1, min_side=64, max_aspect=4, min_contrast=2, min_class_share=0.2)
-DATA = DataParams(source="phantom", path=Path("unused"), images=48, seed=7)
+DATA = DataParams(source="phantom", path=Path("unused"), patients="auto", images=48, seed=7)
 LABELS = ["NORMAL", "PNEUMONIA", "<b>$x</b>"]
 
 

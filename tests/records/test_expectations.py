@@ -16,7 +16,7 @@ from pneumonia.records.expectations import check_images
 from pneumonia.records.scan import scan_images
 
 PARAMS = ValidateParams(max_refused_share=0.1, min_side=64, max_aspect=4, min_contrast=2, min_class_share=0.2)
-DATA = DataParams(source="phantom", path=Path("unused"), images=48, seed=7)
+DATA = DataParams(source="phantom", path=Path("unused"), patients="auto", images=48, seed=7)
 
 Plant = Callable[[pd.DataFrame], pd.DataFrame]
 
@@ -53,7 +53,11 @@ def test_a_good_table_passes_and_names_what_was_not_checked(tmp_path: Path) -> N
         ("large_enough", put(4, "height", 63), "train/NORMAL/image4.jpeg (63)"),
         ("plausible_aspect", put(5, "width", 801), "train/PNEUMONIA/image5.jpeg (4.005)"),
         ("not_blank", put(6, "contrast", 1.9), "train/NORMAL/image6.jpeg (1.9)"),
-        ("one_label_per_image", put(7, "sha256", sha256_bytes(bytes([2]))), "image7.jpeg (train/NORMAL/image2.jpeg)"),
+        (
+            "one_label_per_image",
+            put(7, "pixels_sha256", sha256_bytes(b"\2")),
+            "image7.jpeg (train/NORMAL/image2.jpeg)",
+        ),
         ("cells_filled", put(8, "label", None), "train/NORMAL/image8.jpeg"),
         ("column_sha256", lambda table: table.assign(sha256=range(10)), "found int64"),
         ("column_width", lambda table: table.assign(width="300"), "found str"),
@@ -78,7 +82,8 @@ def test_a_critical_failure_raises_an_error_with_an_example(
 @pytest.mark.parametrize(
     ("name", "plant", "example"),
     [
-        ("no_copies", put(2, "sha256", sha256_bytes(bytes([0]))), "image2.jpeg (train/NORMAL/image0.jpeg)"),
+        ("no_copies", put(2, "pixels_sha256", sha256_bytes(b"\0")), "image2.jpeg (train/NORMAL/image0.jpeg)"),
+        ("patient_known", put(4, "patient_id", ""), "train/NORMAL/image4.jpeg (patient unknown)"),
         (
             "one_folder_per_patient",
             lambda table: put(1, "source_folder", "test")(put(1, "patient_id", "person0")(table)),
@@ -94,6 +99,22 @@ def test_a_warning_counts_and_gives_examples_but_does_not_raise(
     found = checks[name]
     assert (found.severity, found.success, found.unexpected) == ("warning", False, 1)
     assert example in str(found)
+
+
+def test_images_of_unknown_patients_are_no_patient_in_several_folders(tmp_path: Path) -> None:
+    records = put(3, "source_folder", "test")(draw_records()).assign(patient_id="")
+    checks = check(records, tmp_path)
+    assert checks["one_folder_per_patient"].success
+    assert checks["patient_known"].unexpected == 10
+    assert len(checks["patient_known"].examples) == 5
+
+
+def test_whoever_said_that_each_image_is_a_patient_is_not_warned(tmp_path: Path) -> None:
+    told = DATA.model_copy(update={"patients": "each_image"})
+    records = draw_records().assign(patient_id="")
+    checks = {found.name: found for found in check_images(records, make_refused(0), PARAMS, told, tmp_path)}
+    assert checks["patient_known"].success is None
+    assert "each_image" in checks["patient_known"].observed
 
 
 @pytest.mark.parametrize("source", ["kaggle", "mendeley"])

@@ -1,6 +1,7 @@
 """The scan describes every file and sets aside, with a reason, what cannot be read."""
 
 import os
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,8 @@ from pictures import encode
 from PIL import Image
 
 from pneumonia.core.files import sha256_bytes
-from pneumonia.core.tables import DTYPES, REFUSED_DTYPES
-from pneumonia.records.merge import count_unnamed
+from pneumonia.core.tables import DTYPES, REFUSED_DTYPES, count_unknown
+from pneumonia.records import scan
 from pneumonia.records.scan import scan_images
 
 
@@ -37,11 +38,74 @@ def test_a_person_is_one_patient_in_every_folder_and_with_either_kind_of_pneumon
     assert records["patient_id"].tolist() == ["person7"] * 3
 
 
-def test_an_image_whose_name_states_no_patient_is_a_patient_of_its_own(tmp_path: Path):
+def test_the_patient_of_an_image_whose_name_states_none_is_unknown(tmp_path: Path):
     names = ["train/NORMAL/scan.jpeg", "test/NORMAL/scan.jpeg", "test/NORMAL/IM-0115-0001.jpeg"]
     records, _ = scan_images(fill(tmp_path, {name: draw_image(9) for name in names}))
-    assert records["patient_id"].nunique() == 3
-    assert count_unnamed(records) == 2
+    assert records["patient_id"].tolist() == ["IM-0115", "", ""]
+    assert count_unknown(records) == 2
+
+
+def test_images_in_folders_below_a_class_are_read_with_label_and_source_of_the_class(tmp_path: Path):
+    names = ["all/NORMAL/a/1/x.png", "all/NORMAL/x.png", "all/PNEUMONIA/a/x.png"]
+    records, refused = scan_images(fill(tmp_path, {name: draw_image(9) for name in names} | {"table.csv": b"x"}))
+    assert records["path"].tolist() == names
+    assert records["label"].tolist() == ["NORMAL", "NORMAL", "PNEUMONIA"]
+    assert set(records["source_folder"]) == {"all"}
+    assert refused.empty
+
+
+NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 56), dtype=np.uint8))
+COLOURED = Image.merge("RGB", [NOISE, NOISE.rotate(180), NOISE.transpose(Image.Transpose.FLIP_LEFT_RIGHT)])
+
+
+def write_copies(picture: Image.Image) -> dict[str, bytes]:
+    """Return files that show the same picture in other bytes."""
+    jpeg = encode(picture, "JPEG")
+    decoded = Image.open(BytesIO(jpeg))
+    exif = Image.Exif()
+    exif[0x0131] = "a viewer"  # Software
+    tag = exif.tobytes()
+    return {
+        "jpeg": jpeg,
+        "a byte appended": jpeg + b"\0",
+        "a comment": jpeg[:2] + b"\xff\xfe\x00\x06note" + jpeg[2:],
+        "an EXIF tag": jpeg[:2] + b"\xff\xe1" + (len(tag) + 2).to_bytes(2) + tag + jpeg[2:],
+        "PNG": encode(decoded),
+        "PNG, other compression": encode(decoded, compress_level=0),
+        "grey PNG": encode(decoded.convert("L")),
+        "PNG of 16 bits": encode(Image.fromarray(np.asarray(decoded.convert("L"), np.uint16) * 257)),
+        "PNG with a palette": encode(decoded.convert("L").convert("P")),
+    }
+
+
+@pytest.mark.parametrize("picture", [NOISE, COLOURED], ids=["grey", "colour"])
+def test_the_same_picture_in_other_bytes_has_the_same_digest_of_its_pixels(tmp_path: Path, picture: Image.Image):
+    copies = write_copies(picture)
+    records, _ = scan_images(fill(tmp_path, {f"all/NORMAL/{name}": copy for name, copy in copies.items()}))
+    assert records["sha256"].nunique() == len(set(copies.values()))
+    assert records["pixels_sha256"].nunique() == 1
+
+
+def test_a_pixel_that_differs_by_one_or_another_shape_is_another_picture(tmp_path: Path):
+    grey = np.asarray(NOISE).copy()
+    grey[0, 0] ^= 1
+    planes = {"one": NOISE, "another": Image.fromarray(grey), "turned": NOISE.transpose(Image.Transpose.ROTATE_180)}
+    blank = np.zeros((20, 112), np.uint8)
+    planes |= {"flat": Image.fromarray(blank), "tall": Image.fromarray(blank.T), "square": NOISE.point(lambda _: 0)}
+    records, _ = scan_images(fill(tmp_path, {f"all/NORMAL/{name}": encode(plane) for name, plane in planes.items()}))
+    assert records["pixels_sha256"].nunique() == len(planes)
+
+
+def test_only_images_that_may_be_one_picture_are_decoded_at_full_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    decoded: list[bytes] = []
+    monkeypatch.setattr(scan, "digest_pixels", lambda content: decoded.append(content) or "pixels")
+    one, same, other = draw_image(9), draw_image(9) + b"\0", encode(NOISE)
+    files = {"one": one, "the same file": one, "same": same, "of another size": other, "its copy": other}
+    records, _ = scan_images(fill(tmp_path, {f"all/NORMAL/{name}": content for name, content in files.items()}))
+    assert sorted(decoded) == sorted([one, same])
+    pixels = records.set_index(records["path"].str.removeprefix("all/NORMAL/"))["pixels_sha256"]
+    assert pixels["one"] == pixels["the same file"] == pixels["same"] == "pixels"
+    assert pixels["of another size"] == pixels["its copy"] == sha256_bytes(other)
 
 
 def test_a_record_describes_the_file_and_where_it_lies(tmp_path: Path):
@@ -54,6 +118,7 @@ def test_a_record_describes_the_file_and_where_it_lies(tmp_path: Path):
             "patient_id": "IM-0115",
             "source_folder": "val",
             "sha256": sha256_bytes(content),
+            "pixels_sha256": sha256_bytes(content),
             "width": 64,
             "height": 48,
             "mode": "L",
@@ -76,7 +141,6 @@ def test_what_cannot_be_read_is_named_with_a_reason_and_set_aside(tmp_path: Path
     folder = fill(tmp_path, {"train/NORMAL/good.jpeg": image}) / "train/NORMAL"
     for name, content in {"cut.jpeg": image[:-40], "empty.jpeg": b"", "notes.txt": b"to do"}.items():
         (folder / name).write_bytes(content)
-    (folder / "folder.dcm").mkdir()
     (folder / "link.jpeg").symlink_to("nowhere")
     os.mkfifo(folder / "pipe.jpeg")
     records, refused = scan_images(tmp_path)
@@ -85,7 +149,6 @@ def test_what_cannot_be_read_is_named_with_a_reason_and_set_aside(tmp_path: Path
     assert "truncated" in reasons.pop("cut.jpeg")
     assert reasons == {
         "empty.jpeg": "empty file",
-        "folder.dcm": "cannot be read: Is a directory",
         "link.jpeg": "cannot be read: No such file or directory",
         "notes.txt": "not a JPEG, PNG or DICOM file",
         "pipe.jpeg": "cannot be read: Is a pipe, socket or device",

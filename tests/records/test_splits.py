@@ -22,7 +22,7 @@ def make_params(strategy: Any = "patient", ratios: tuple[float, ...] = (0.8, 0.1
 
 
 def make_records(normal: int, pneumonia: int, seed: int = 0, images: int = 4, copies: int = 0) -> pd.DataFrame:
-    """Return patients with 1 to `images` images each in the owner's folders, `copies` of them byte-identical."""
+    """Return patients with 1 to `images` images each in the owner's folders, `copies` of them the same picture."""
     rng = np.random.default_rng(seed)
     table = pd.DataFrame({"label": ["NORMAL"] * normal + ["PNEUMONIA"] * pneumonia})
     numbers = np.repeat(np.arange(len(table)), rng.integers(1, images, len(table), endpoint=True))[: len(table)]
@@ -35,7 +35,8 @@ def make_records(normal: int, pneumonia: int, seed: int = 0, images: int = 4, co
     return table.assign(
         path=[f"image{row:05}" for row in rows],
         patient_id=[f"{label}{number}" for label, number in zip(table["label"], numbers, strict=True)],
-        sha256=[f"{digest:064x}" for digest in digests],
+        sha256=[f"{row:064x}" for row in rows],
+        pixels_sha256=[f"{digest:064x}" for digest in digests],
         source_folder=rng.choice(SPLITS, len(table), p=[0.85, 0.03, 0.12]),
     )
 
@@ -47,10 +48,10 @@ def make_records(normal: int, pneumonia: int, seed: int = 0, images: int = 4, co
     images=st.integers(1, 6),
     copies=st.integers(0, 12),
 )
-def test_no_patient_and_no_file_is_in_two_splits(strategy: str, seed: int, images: int, copies: int):
+def test_no_patient_and_no_picture_is_in_two_splits(strategy: str, seed: int, images: int, copies: int):
     records = make_records(120, 200, seed, images, copies)
     table = assign_splits(records, make_params(strategy, seed=seed))
-    for column in ("patient_id", "sha256"):
+    for column in ("patient_id", "pixels_sha256"):
         assert (table.groupby(column)["split"].nunique() == 1).all()
 
 
@@ -63,8 +64,9 @@ def test_every_image_is_in_exactly_one_split(strategy: str, seed: int, copies: i
     assert set(table["split"]) == set(SPLITS)
 
 
-def test_identical_files_link_patients_also_through_others():
-    records = pd.DataFrame({"patient_id": ["a", "b", "b", "c", "d"], "sha256": ["1", "1", "2", "2", "3"]})
+def test_copies_of_a_picture_link_patients_also_through_others_and_images_of_unknown_patients():
+    records = pd.DataFrame({"patient_id": ["a", "b", "b", "", ""], "pixels_sha256": ["1", "1", "2", "2", "3"]})
+    records = records.assign(sha256=list("vwxyz"))
     groups = group_patients(records)
     assert len(set(groups[:4])) == 1
     assert groups[4] != groups[0]
@@ -191,11 +193,47 @@ def test_crossing_patients_and_files_are_counted_separately():
     table = pd.DataFrame(
         {
             "patient_id": ["a", "a", "b", "b", "c"],
-            "sha256": ["1", "2", "3", "4", "4"],
+            "pixels_sha256": ["1", "2", "3", "4", "4"],
             "split": ["train", "val", "test", "test", "train"],
         }
     )
     assert count_crossing(table) == {"crossing_patients": 1, "crossing_files": 1}
+    assert count_crossing(table.assign(patient_id="")) == {"crossing_patients": None, "crossing_files": 1}
+
+
+def forget(records: pd.DataFrame, images: int) -> pd.DataFrame:
+    """Return records in which the patients of the first images are unknown."""
+    return records.assign(patient_id=records["patient_id"].where(np.arange(len(records)) >= images, ""))
+
+
+@pytest.mark.parametrize("strategy", ["patient", "original"])
+@pytest.mark.parametrize("unknown", [1, 320])
+def test_patients_are_not_split_where_one_is_unknown_and_the_ways_out_are_named(strategy: str, unknown: int):
+    with pytest.raises(InputError) as error:
+        assign_splits(forget(make_records(120, 200), unknown), make_params(strategy))
+    what, expected, remedy = str(error.value).split("\n")
+    assert f"Whose {unknown} of 320 images are is unknown, such as image00000" in what
+    assert f"split.strategy={strategy}" in expected
+    for way_out in ("table", "pattern", "folder", "dicom", "each_image", "stratified", "docs/data.md"):
+        assert way_out in remedy
+
+
+@pytest.mark.parametrize("unknown", [1, 320])
+def test_what_a_split_does_to_unknown_patients_is_unknown_and_never_zero(unknown: int):
+    records = forget(make_records(120, 200), unknown)
+    told = assign_splits(records, make_params(), each_image=True)
+    for table in (told, assign_splits(records, make_params("stratified"))):
+        report = describe_splits(table, len(records))
+        assert report["crossing_patients"] is None
+        of_unknown = set(table.loc[table["patient_id"].eq(""), "split"])
+        assert {split for split in SPLITS if report[split]["patients"] is None} == of_unknown
+
+
+def test_each_image_of_an_unknown_patient_is_a_group_and_copies_stay_together():
+    records = make_records(120, 200, images=6, copies=12).assign(patient_id="")
+    groups = group_patients(records)
+    assert len(set(groups)) == records["pixels_sha256"].nunique()
+    assert (records["pixels_sha256"].groupby(groups).nunique() == 1).all()
 
 
 def test_the_report_counts_images_patients_and_classes_of_every_split():

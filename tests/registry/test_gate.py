@@ -273,11 +273,21 @@ def test_models_of_synthetic_images_are_compared_with_each_other():
     assert NON_INFERIOR["roc_auc"] in failed(consider(register(WORSE, synthetic="True"), GATES)[1])
 
 
-@pytest.mark.parametrize("ours, theirs, refused", [(3, 0, True), (0, 3, False), (3, 3, False), (0, 0, False)])
-def test_splits_that_share_patients_never_replace_splits_that_do_not(ours: int, theirs: int, refused: bool):
-    champion = crown(WORSE, crossing_patients=str(theirs))
-    found = check_against(champion, register(GOOD, crossing_patients=str(ours)), GATES)
+@pytest.mark.parametrize("ours", ["0", "3", "unknown"])
+@pytest.mark.parametrize("theirs", ["0", "3", "unknown"])
+def test_splits_that_share_patients_or_may_share_them_never_replace_splits_that_do_not(ours: str, theirs: str):
+    champion = crown(WORSE, crossing_patients=theirs)
+    found = check_against(champion, register(GOOD, crossing_patients=ours), GATES)
+    refused = theirs == "0" != ours
     assert failed(found) == (["patients in more than one split, at most"] if refused else [])
+
+
+def test_images_of_unknown_patients_are_drawn_one_by_one():
+    images = draw_images(200, of_each=5).assign(patient_id="")
+    champion, challenger = predict(images, 0.5), predict(images, 0.6, seed=1)
+    tags = {"crossing_patients": "unknown"}
+    found = find_bound(check_against(crown(champion, **tags), register(challenger, **tags), GATES))
+    assert found == round(compare(champion, challenger, images["sha256"])["low"], 6)
 
 
 def test_a_champion_without_stored_predictions_refuses_a_challenger():

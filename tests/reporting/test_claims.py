@@ -8,7 +8,7 @@ from projects import ROOT
 
 from pneumonia.core.params import Params
 from pneumonia.core.params_file import load_params
-from pneumonia.reporting.claims import KERMANY, collect_claims, describe_independence
+from pneumonia.reporting.claims import KERMANY, Leaks, collect_claims
 
 PARAMS = load_params(ROOT / "params.yaml")
 SOURCES, STRATEGIES = ("phantom", "kaggle", "mendeley", "folder"), ("patient", "stratified", "original")
@@ -17,16 +17,19 @@ NO_LEAK, LEAK = {"crossing_patients": 0, "crossing_files": 0}, {"crossing_patien
 OF_KERMANY = ("kermany", "guangzhou", "10.17632", "paediatric", "children", "cc by", "one hospital", "graders")
 
 
-def change(source: str, strategy: str = "patient", drop_duplicates: bool = True) -> Params:
+def change(source: str, strategy: str = "patient", drop_duplicates: bool = True, patients: str = "auto") -> Params:
     """Return the parameters of a run; the path of a folder is private."""
-    changes = {"data": {"source": source, "path": "/home/someone/private"}, "split": {"strategy": strategy},
-               "merge": {"drop_duplicates": drop_duplicates}}  # fmt: skip
+    changes = {
+        "data": {"source": source, "path": "/home/someone/private", "patients": patients},
+        "split": {"strategy": strategy},
+        "merge": {"drop_duplicates": drop_duplicates},
+    }
     plain: dict[str, Any] = PARAMS.model_dump(by_alias=True)
     return Params.model_validate(plain | {name: plain[name] | change for name, change in changes.items()})
 
 
-def write(params: Params, leaks: dict[str, int], copies: int = 0, unnamed: int = 0) -> str:
-    return str(collect_claims(params, leaks, copies, unnamed)).lower()
+def write(params: Params, leaks: Leaks, copies: int = 0, unknown: int = 0) -> str:
+    return str(collect_claims(params, leaks, copies, unknown)).lower()
 
 
 each_run = pytest.mark.parametrize(
@@ -44,21 +47,21 @@ def test_kermanys_data_set_is_claimed_for_its_published_copies_only(source: str,
 @each_run
 def test_copies_are_said_to_be_removed_where_they_were(source: str, strategy: str, drop_duplicates: bool):
     text = write(change(source, strategy, drop_duplicates), NO_LEAK, copies=12 if drop_duplicates else 0)
-    assert ("12 byte-identical copies were set aside" in text) == drop_duplicates
-    assert ("copies were kept" in text) != drop_duplicates
+    assert ("12 copies, equal in every pixel, were set aside" in text) == drop_duplicates
+    assert ("in every pixel, were kept" in text) != drop_duplicates
 
 
 @each_run
 @pytest.mark.parametrize("leaks", [NO_LEAK, LEAK, NO_LEAK | {"crossing_files": 3}, NO_LEAK | {"crossing_patients": 7}])
 def test_independence_is_claimed_where_nothing_crosses_splits_only(
-    source: str, strategy: str, drop_duplicates: bool, leaks: dict[str, int]
+    source: str, strategy: str, drop_duplicates: bool, leaks: Leaks
 ):
     text = write(change(source, strategy, drop_duplicates), leaks)
     clean = not any(leaks.values())
     assert ("no test file was used for training" in text) == clean
     assert ("flatter the model" in text) != clean
     assert f"patients in more than one split: {leaks['crossing_patients']}." in text
-    assert f"identical files in more than one split: {leaks['crossing_files']}." in text
+    assert f"identical radiographs in more than one split: {leaks['crossing_files']}." in text
     assert "any choice" not in text
 
 
@@ -69,11 +72,31 @@ def test_figures_are_those_of_one_run_on_one_split(source: str, strategy: str, d
     )
 
 
-def test_patients_without_a_name_are_counted_and_qualify_the_claim():
-    text = write(change("folder"), NO_LEAK, unnamed=1234)
-    assert "1,234 radiographs whose name identifies no patient count as a patient each" in text
-    assert "no patient whose file names identify them is in more than one split" in text
-    assert "whose file names" not in describe_independence(NO_LEAK, unnamed=0)
+UNKNOWN = {"crossing_patients": None, "crossing_files": 0}
+
+
+@pytest.mark.parametrize("rule", ["auto", "each_image", "patients.csv", "(?P<patient>.)"])
+def test_unknown_patients_are_counted_and_nothing_is_claimed_of_them(rule: str):
+    params = change("folder", patients=rule)
+    text = write(params, UNKNOWN, unknown=1234)
+    assert "patients in more than one split: unknown." in text
+    assert "whether patients are in more than one split is unknown: the figures may flatter the model" in text
+    assert "intervals are too narrow if a patient has several" in text
+    assert ("1,234 radiographs are is unknown" in text) == (rule != "each_image")
+
+
+def test_copies_in_more_than_one_split_count_where_patients_are_unknown():
+    text = write(change("folder"), UNKNOWN | {"crossing_files": 3}, unknown=1)
+    assert "3 identical radiographs occur in more than one split, so the figures flatter" in text
+
+
+@pytest.mark.parametrize(
+    ("rule", "source"),
+    [("auto", "file name"), ("folder", "folder"), ("dicom", "the patientid of their dicom files"),
+     ("patients.csv", "a table of patients"), ("(?P<patient>.)", "a pattern of file names")],
+)  # fmt: skip
+def test_what_tells_patients_apart_is_named(rule: str, source: str):
+    assert f"told apart by {source} only." in write(change("folder", patients=rule), NO_LEAK)
 
 
 def test_of_a_folder_nothing_is_claimed_and_its_path_is_not_named():

@@ -119,6 +119,17 @@ def test_figures_of_a_split_that_patients_or_files_cross_are_called_flattering(
         assert ("No test file was used for training" in text) != bool(crossing)
 
 
+def test_where_patients_are_unknown_both_say_so_and_never_zero(once: Path, tmp_path: Path) -> None:
+    found = describe(once)
+    leaks = found["leaks"] | {"crossing_patients": None}
+    splits = {name: part | {"patients": None} for name, part in found["splits"].items()}
+    run = found | {"leaks": leaks, "splits": splits} | collect_claims(found["params"], leaks, 0, 60)
+    for text in write_both(once, tmp_path, run):
+        assert "Patients in more than one split: unknown." in text
+        assert "of unknown patients" in text
+        assert "of None" not in text and "| None |" not in text
+
+
 @pytest.mark.parametrize("source", ["kaggle", "mendeley", "folder", "phantom"])
 def test_both_claim_of_the_source_what_is_known_of_it(once: Path, tmp_path: Path, source: str) -> None:
     found = describe(once)

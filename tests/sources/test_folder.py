@@ -76,6 +76,11 @@ class TestLayouts:
         fetch_folder(make(tmp_path / "in", *PAIR, f"NORMAL/{name}"), out)
         assert f"all/NORMAL/{name}" in names_in(out)
 
+    def test_folders_of_patients_and_studies_below_a_class_keep_their_names(self, tmp_path: Path, out: Path):
+        names = ("NORMAL/ann/1.png", "NORMAL/ann/study 2/1.png", "NORMAL/bob/1.png", "PNEUMONIA/ann/1.png")
+        fetch_folder(make(tmp_path / "in", *names, "NORMAL/bob/.DS_Store"), out)
+        assert names_in(out) == {f"all/{name}" for name in names}
+
     def test_a_symbolic_link_gives_the_file_it_points_to(self, tmp_path: Path, out: Path):
         make(tmp_path, "elsewhere/original.jpeg")
         folder = make(tmp_path / "in", *PAIR)
@@ -107,7 +112,8 @@ class TestFaults:
             ([*SPLITS, "test/x.jpeg"], "test/x.jpeg is an image outside"),
             ([*SPLITS, "test/x.DCM"], "test/x.DCM is an image outside"),
             ([*SPLITS, "test/x.dicom"], "test/x.dicom is an image outside"),
-            ([*SPLITS, "train/NORMAL/deep/x.jpeg"], "train/NORMAL/deep is not a file"),
+            ([*SPLITS, "train/NORMAL/PNEUMONIA/x.jpeg"], "NORMAL/PNEUMONIA is a split or class folder within a class"),
+            ([*SPLITS, "train/NORMAL/site/Train/x.jpeg"], "site/Train is a split or class folder within a class"),
             ([*SPLITS, "validation/NORMAL/x.jpeg"], "both stand for val"),
             ([*PAIR, "normal/x.jpeg"], "both stand for NORMAL"),
             (["NORMAL/a.jpeg"], "PNEUMONIA is missing"),

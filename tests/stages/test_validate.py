@@ -11,7 +11,7 @@ from pneumonia.core.params import DataParams, ValidateParams
 from stages.validate import validate
 
 PARAMS = ValidateParams(max_refused_share=0.1, min_side=64, max_aspect=4, min_contrast=2, min_class_share=0.2)
-DATA = DataParams(source="phantom", path=Path("unused"), images=48, seed=7)
+DATA = DataParams(source="phantom", path=Path("unused"), patients="auto", images=48, seed=7)
 
 
 def fill(raw: Path, files: dict[str, bytes]) -> None:

@@ -1,0 +1,51 @@
+"""Replace the PatientIDs of DICOM files by pseudonyms, which nobody can trace back without the key."""
+
+import hmac
+import os
+import secrets
+from pathlib import Path
+
+from filelock import FileLock
+
+from pneumonia.core.errors import InputError
+from pneumonia.core.files import project_home, replacing
+
+VARIABLE, FILE = "PNEUMONIA_PATIENT_KEY", ".patient_key"
+
+
+def pseudonymise(patient_id: bytes, key: bytes) -> str:
+    """Return the HMAC-SHA256 (RFC 2104) of a PatientID, 64 hexadecimal digits; empty for an empty id."""
+    return hmac.digest(key, patient_id, "sha256").hex() if patient_id else ""
+
+
+def read_key() -> bytes:
+    """Return the key: PNEUMONIA_PATIENT_KEY, or the file .patient_key of the project, which the first use makes.
+
+    Raises:
+        InputError: the file cannot be read or is empty.
+    """
+    if value := os.environ.get(VARIABLE):
+        return os.fsencode(value)
+    path = project_home() / FILE
+    (lock := project_home() / ".cache" / "patient_key.lock").parent.mkdir(exist_ok=True)
+    with FileLock(lock):
+        if not path.exists():
+            _make_key(path)
+    try:
+        key = path.read_bytes().strip()
+    except OSError as error:
+        raise _bad_key(f"{FILE} cannot be read: {error.strerror}.") from None
+    if not key:
+        raise _bad_key(f"{FILE} is empty.")
+    return key
+
+
+def _make_key(path: Path) -> None:
+    with replacing(path) as beside:
+        beside.touch(mode=0o600)
+        beside.write_text(f"{secrets.token_hex(32)}\n")
+
+
+def _bad_key(what: str) -> InputError:
+    remedy = f"restore {FILE}, set {VARIABLE}, or delete the file: with a new key each patient gets a new pseudonym"
+    return InputError(what, expected="the key that turns PatientIDs into pseudonyms", remedy=remedy)
