@@ -100,7 +100,7 @@ REFUSED = {
     "deflated": (shipped("image_dfl.dcm"), "Deflated Explicit VR Little Endian is not supported"),
     "RLE bomb": (wrap(RUNS, uid.RLELossless, SMALL), "more data than pixels"),
     "JPEG 2000 of another size": (lie(J2K, "Rows", 8, 97), "damaged, truncated or not standard"),
-    "without preamble": (WAYS["8 bits"][132:], "not a JPEG, PNG or DICOM file"),
+    "without preamble": (WAYS["8 bits"][132:], "not a JPEG, PNG, TIFF, WEBP, BMP or DICOM file"),
     "only the magic": (bytes(128) + b"DICM", "transfer syntax unknown is not supported"),
 }
 
