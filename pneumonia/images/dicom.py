@@ -95,22 +95,18 @@ def _parse(content: bytes) -> tuple[Dataset, uid.UID]:
     # Not `dcmread`: it inflates a deflated file before the syntax can be checked.
     stream = BytesIO(content)
     stream.seek(132)
-    meta = read_dataset(
-        stream, False, True, stop_when=lambda tag, _, length: _check_length(tag, length) or tag >> 16 != 2
-    )
+    meta = read_dataset(stream, False, True, stop_when=lambda tag, *rest: _stop(tag, *rest) or tag >> 16 != 2)
     syntax = uid.UID(meta.get("TransferSyntaxUID") or "")
     if syntax not in _DECODERS:
         refuse(f"transfer syntax {syntax.name if syntax.is_valid else 'unknown'} is not supported")
     order = syntax.is_implicit_VR, syntax.is_little_endian
-    image = read_dataset(stream, *order, lambda tag, _, length: _check_length(tag, length), specific_tags=_READ)
-    return image, syntax
+    return read_dataset(stream, *order, stop_when=_stop, specific_tags=_READ), syntax
 
 
-def _check_length(tag: BaseTag, length: int) -> bool:
-    """Refuse an element that is too long to parse; the answer means that reading goes on."""
-    undefined = length == 0xFFFFFFFF  # of a sequence, whose items are counted
+def _stop(tag: BaseTag, _: str | None, length: int) -> bool:
+    """Stop at no element, but refuse one that is too long to parse."""
     longest = _LONGEST if tag in _SHORT else _LONGEST_LUTS if tag in map(Tag, _LUTS) else length
-    if length > longest and not undefined:
+    if length > longest and length != 0xFFFFFFFF:  # undefined, of a sequence, whose items are counted
         refuse(f"an element of {length:,} bytes where {longest:,} are plenty")
     return False
 
@@ -121,7 +117,7 @@ def _check(image: Dataset) -> None:
         refuse("no pixel data, or truncated within it")
     frames, samples = int(image.get("NumberOfFrames") or 1), int(image.get("SamplesPerPixel", 1))
     size, bits = int(image.Rows) * int(image.Columns) * samples * frames, image.BitsAllocated
-    if frames == 1 and size > MAX_PIXELS:
+    if size > MAX_PIXELS:
         refuse(f"more than {MAX_PIXELS:,} pixels")
     if frames != 1:
         refuse(f"{frames} frames instead of one: {_EXPORT}")
@@ -146,7 +142,7 @@ def _decode(image: Dataset, syntax: uid.UID) -> npt.NDArray[np.integer]:
         refuse(f"transfer syntax {syntax.name} needs a decoder that is not installed: make setup-dicom")
     if name == "pylibjpeg":  # allocates what the JPEG asks for, whatever the DICOM header says
         frame = get_frame(image.PixelData, 0, number_of_frames=1)
-        check_plain_jpeg(frame, image.Columns, image.Rows, image.SamplesPerPixel)
+        check_plain_jpeg(frame, image.Columns, image.Rows, image.get("SamplesPerPixel", 1))
     if syntax == uid.JPEGBaseline8Bit:
         check_jpeg(get_frame(image.PixelData, 0, number_of_frames=1))
     return decoder.as_array(image, index=0, decoding_plugin=name)[0]

@@ -22,11 +22,10 @@ _COMPRESSIONS = {_NONE, 2, 3, 4, 5, _JPEG, 8, 32773, 32946}
 
 @dataclass(frozen=True)
 class Directory:
-    """A directory: the tags that count something as numbers, the place of the next one, the bytes of all values."""
+    """A directory: the tags that count something as numbers, and the place of the next one, 0 for none."""
 
     tags: dict[int, tuple[int, ...]]
     next: int
-    size: int
 
     def first(self, tag: int, otherwise: int) -> int:
         """Return the first number of a tag."""
@@ -41,13 +40,12 @@ def read_directory(stream: bytes, place: int | None = None) -> Directory:
     """
     order, big = "<" if stream[:2] == b"II" else ">", stream[2:4] in (b"\x2b\0", b"\0\x2b")
     head, number, width, step = ("Q", "Q", 8, 20) if big else ("H", "I", 4, 12)
-    if place is None:
-        (place,) = unpack_from(order + number, stream, width)
-    (count,) = unpack_from(order + head, stream, place)
+    start = unpack_from(order + number, stream, width)[0] if place is None else place
+    (count,) = unpack_from(order + head, stream, start)
     if count > MAX_TAGS:
         refuse(f"{count:,} tags instead of {MAX_TAGS} at most")
-    place, tags, total = place + (8 if big else 2), {}, 0
-    for at in range(place, place + count * step, step):
+    first, tags, total = start + (8 if big else 2), {}, 0
+    for at in range(first, first + count * step, step):
         tag, kind, values = unpack_from(order + "HH" + number, stream, at)
         size, start = values * _SIZES.get(kind, 1), at + 4 + width
         if size > width:
@@ -59,7 +57,7 @@ def read_directory(stream: bytes, place: int | None = None) -> Directory:
             refuse(f"{values:,} strips or tiles instead of {MAX_PARTS:,} at most")
     if total > 4 * len(stream) + 2**16:
         refuse("tags that are larger than the file")
-    return Directory(tags, unpack_from(order + number, stream, place + count * step)[0], total)
+    return Directory(tags, unpack_from(order + number, stream, first + count * step)[0])
 
 
 def read_orientation(exif: bytes) -> int:

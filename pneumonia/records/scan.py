@@ -43,4 +43,7 @@ def _scan(file: Path) -> dict[str, Any]:
         "height": image.height,
         "mode": image.mode,
         "contrast": round(image.contrast, 3),
+        "modality": image.modality,
+        "view": image.view,
+        "body_part": image.body_part,
     }
