@@ -22,6 +22,9 @@ def make_records(rows: int = 1, **columns: list[str]) -> pd.DataFrame:
         "height": 200,
         "mode": "L",
         "contrast": 50.125,
+        "modality": "",
+        "view": "",
+        "body_part": "",
     }
     return pd.DataFrame(plausible | columns).astype(DTYPES)
 

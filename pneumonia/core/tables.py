@@ -21,8 +21,11 @@ DTYPES = {
     "pixels_sha256": "str",  # of the grey pixels; of the file where no other image has the same size
     "width": "int64",  # pixels
     "height": "int64",
-    "mode": "str",  # Pillow's, or DICOM and photometric interpretation
+    "mode": "str",  # of the pixels, as in images.decode.ImageInfo
     "contrast": "float64",  # standard deviation of the grey values, 0 to 127.5
+    "modality": "str",  # as DICOM states it, such as DX; empty where it does not
+    "view": "str",  # such as PA
+    "body_part": "str",  # such as CHEST
 }
 REFUSED_DTYPES = {"path": "str", "reason": "str"}
 

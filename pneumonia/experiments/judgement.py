@@ -107,7 +107,7 @@ def find_evidence(revision: str | None, name: str) -> Evidence:
         crossing = json.loads(files.read_text("reports/split.json"))["crossing_patients"]
         params = yaml.safe_load(files.read_text("params.yaml"))
         synthetic, drawn = params["data"]["source"] == "phantom", describe_split(params["split"])
-        predictions = read_predictions(BytesIO(files.read_bytes("reports/evaluation/predictions.csv")))
+        predictions = read_predictions(BytesIO(files.cat_file("reports/evaluation/predictions.csv")))
     except (OSError, KeyError) as error:
         raise InputError(
             f"The model of {name} cannot be judged: {error}.", expected="the outputs of its pipeline", remedy="dvc pull"

@@ -2,8 +2,8 @@
 
 import stat
 import warnings
-from dataclasses import dataclass
-from io import BytesIO
+from dataclasses import dataclass, replace
+from math import sqrt
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +11,11 @@ from PIL import Image
 
 from pneumonia.core.dataset import Pixels
 from pneumonia.core.files import sha256_bytes
-from pneumonia.images.refusal import MAX_BYTES, MAX_PIXELS, ImageRefusedError
+from pneumonia.images.raster import read_raster
+from pneumonia.images.refusal import MAX_BYTES, ImageRefusedError, refuse
 
-warnings.simplefilter("error", Image.DecompressionBombWarning)  # a reason to refuse a file, not to print
 # Filters are global and files are read in threads, so this one is set once. What pydicom warns of is read or refused.
 warnings.filterwarnings("ignore", module="pydicom")
-FORMATS = ("JPEG", "PNG")  # that Pillow may read; DICOM comes on top
 
 
 @dataclass(frozen=True)
@@ -24,16 +23,23 @@ class ImageInfo:
     """What validation records of an image.
 
     Attributes:
-        width: in pixels.
+        width: in pixels, of the upright image.
         height: in pixels.
-        mode: Pillow's, or DICOM and photometric interpretation.
+        mode: Pillow's, or DICOM and photometric interpretation. "I;16 of 12 bits" holds fewer bits than it could, which
+            only its largest value tells; "I;16, stated 12" says so itself.
         contrast: standard deviation of the grey values, 0 to 127.5.
+        modality: of DICOM, such as "DX"; empty where not stated.
+        view: of DICOM, such as "PA"; empty where not stated.
+        body_part: of DICOM, such as "CHEST"; empty where not stated.
     """
 
     width: int
     height: int
     mode: str
-    contrast: float
+    contrast: float = 0
+    modality: str = ""
+    view: str = ""
+    body_part: str = ""
 
 
 def read_file(path: Path) -> bytes:
@@ -57,21 +63,23 @@ def describe_image(content: bytes) -> ImageInfo:
     """Decode a file completely and describe its image.
 
     Raises:
-        ImageRefusedError: the file is empty, damaged, truncated, too large or of another format.
+        ImageRefusedError: the file is empty, damaged, truncated, too large, of several images or of another format.
     """
-    image, mode = _open(content)
-    width, height = image.size
-    return ImageInfo(width, height, mode, float(_grey(image, at_least=64).std()))
+    grey, info = _decode(content, at_least=64)
+    counts = Image.fromarray(grey).histogram()  # exact, and without a copy of eight bytes a pixel
+    total = sum(count * value for value, count in enumerate(counts))
+    squares = sum(count * value**2 for value, count in enumerate(counts))
+    return replace(info, contrast=sqrt(grey.size * squares - total**2) / grey.size)
 
 
 def read_image(content: bytes, size: int) -> Pixels:
-    """Decode a file to grey and resize it to a square, bilinearly and without keeping the aspect ratio.
+    """Decode a file to upright grey and resize it to a square, bilinearly and without keeping the aspect ratio.
 
     A JPEG at least twice as large as needed is decoded at 1/2, 1/4 or 1/8 of its size, which is several times faster
-    and changes pixels less than the interpolation does. Transparency is ignored; 16 bits are scaled to 8.
+    and changes pixels less than the interpolation does. Transparency is ignored; more bits are scaled to 8.
 
     Args:
-        content: of a JPEG, PNG or DICOM file.
+        content: of a JPEG, PNG, TIFF, WebP, BMP or DICOM file.
         size: side of the square in pixels.
 
     Returns:
@@ -80,7 +88,7 @@ def read_image(content: bytes, size: int) -> Pixels:
     Raises:
         ImageRefusedError: as in `describe_image`.
     """
-    return stretch(_grey(_open(content)[0], at_least=size), size)
+    return stretch(_decode(content, at_least=size)[0], size)
 
 
 def digest_pixels(content: bytes) -> str:
@@ -89,9 +97,7 @@ def digest_pixels(content: bytes) -> str:
     Args:
         content: of a file that `describe_image` accepts.
     """
-    image = _open(content)[0]
-    image.load()  # in its own colours: a JPEG that is decoded to grey rounds otherwise than its copy as PNG
-    grey = _grey(image, at_least=0)
+    grey, _ = _decode(content, at_least=0)
     return sha256_bytes(b"%d %d " % grey.shape + grey.tobytes())
 
 
@@ -100,34 +106,18 @@ def stretch(grey: Pixels, size: int) -> Pixels:
     return np.asarray(Image.fromarray(grey).resize((size, size), Image.Resampling.BILINEAR))
 
 
-def _open(content: bytes) -> tuple[Image.Image, str]:
-    """Return an image, which Pillow may not have decoded yet, and its mode."""
+def _decode(content: bytes, at_least: int) -> tuple[Pixels, ImageInfo]:
+    """Return grey values, neither side reduced below `at_least`, and their description without the contrast.
+
+    With 0 a JPEG is decoded in its own colours first: decoded to grey, it rounds otherwise than its copy as PNG.
+    """
     if not content:
-        raise ImageRefusedError("empty file")
+        refuse("empty file")
     if content[128:132] == b"DICM":
         from pneumonia.images.dicom import read_dicom  # pydicom is slow to import, and only DICOM needs it
 
-        grey, photometric = read_dicom(content)
-        return Image.fromarray(grey), f"DICOM {photometric}"
-    try:
-        image = Image.open(BytesIO(content), formats=FORMATS)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ImageRefusedError(f"more than {MAX_PIXELS:,} pixels") from None
-    except (OSError, SyntaxError, ValueError):
-        raise ImageRefusedError(f"not a {', '.join(FORMATS)} or DICOM file") from None
-    if image.width * image.height > MAX_PIXELS:
-        raise ImageRefusedError(f"more than {MAX_PIXELS:,} pixels")
-    return image, image.mode
-
-
-def _grey(image: Image.Image, at_least: int) -> Pixels:
-    """Return grey values, uint8 (height, width), neither side reduced below `at_least`."""
-    try:
-        image.draft("L", (at_least, at_least))
-        image.load()
-        image.info.pop("transparency", None)  # Pillow warns if it cannot keep it
-        if image.mode.startswith("I;16"):
-            return (np.asarray(image, dtype=np.uint16) // 257).astype(np.uint8)
-        return np.asarray(image.convert("L"))
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ImageRefusedError(f"damaged or truncated: {error}") from None
+        image = read_dicom(content)
+        height, width = image.grey.shape
+        return image.grey, ImageInfo(width, height, f"DICOM {image.photometric}", 0, *image.stated)
+    grey, width, height, mode = read_raster(content, at_least)
+    return grey, ImageInfo(width, height, mode)

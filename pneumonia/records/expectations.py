@@ -93,6 +93,7 @@ def _expect_images(records: DataFrame, params: ValidateParams, data: DataParams)
         _critical(between, "not_blank", f"contrast >= {contrast:g}", column="contrast", min_value=contrast),
         _critical(empty, "one_label_per_image", "no picture with two labels", column="other_label"),
         _warning(empty, "no_copies", f"no copies of one picture ({repeated:,} images have some)", column="copy_of"),
+        *_expect_frontal_chests(),
         _warning(empty, "one_folder_per_patient", "no patient in several source folders", column="patient_in"),
     ]
     if data.patients != "each_image":
@@ -104,6 +105,17 @@ def _expect_images(records: DataFrame, params: ValidateParams, data: DataParams)
             _warning(total, "release_pneumonia", released, **ill),
         ]
     return suite
+
+
+def _expect_frontal_chests() -> list[gxe.Expectation]:
+    among, unlike = gxe.ExpectColumnValuesToBeInSet, gxe.ExpectColumnValuesToNotMatchRegex
+    return [
+        _warning(unlike, "full_depth", "no 16-bit image that seems to hold fewer bits", column="mode", regex="bits$"),
+        # Only DICOM states these, and not always.
+        _warning(among, "radiographs", "modality CR, DX or RG", column="modality", value_set=["", "CR", "DX", "RG"]),
+        _warning(among, "frontal_views", "view AP or PA", column="view", value_set=["", "AP", "PA"]),
+        _warning(among, "chests", "body part CHEST", column="body_part", value_set=["", "CHEST"]),
+    ]
 
 
 def _derive(records: DataFrame) -> DataFrame:

@@ -54,6 +54,9 @@ def _scan(raw: Path, file: Path) -> dict[str, Any]:
         "height": image.height,
         "mode": image.mode,
         "contrast": round(image.contrast, 3),
+        "modality": image.modality,
+        "view": image.view,
+        "body_part": image.body_part,
     }
 
 

@@ -34,6 +34,9 @@ RECORDS = pd.DataFrame({
     "path": PATHS, "label": np.array(["NORMAL", "PNEUMONIA"])[LABELS], "patient_id": [f"p{i // 2}" for i in range(N)],
     "source_folder": "test", "sha256": [f"{i:064}" for i in range(N)], "width": 100, "height": 90, "mode": "L",
     "contrast": 50.0,
+    "modality": "",
+    "view": "",
+    "body_part": "",
 })  # fmt: skip
 PATIENTS = RECORDS["patient_id"].to_numpy()
 

@@ -30,6 +30,9 @@ def make_records(rows: int = 0, **columns: list[Any]) -> pd.DataFrame:
         "height": 2000,
         "mode": "L",
         "contrast": 50.0,
+        "modality": "",
+        "view": "",
+        "body_part": "",
     }
     return pd.DataFrame(made | columns).astype(DTYPES)
 

@@ -15,7 +15,7 @@ from pneumonia.images.dicom import read_dicom
 
 def show(stored: list[int], **attributes: Any) -> list[int]:
     """Return the grey values of an image of one row, stored as signed 16 bits."""
-    pixels, _ = read_dicom(encode(np.array([stored], np.int16), **attributes))
+    pixels = read_dicom(encode(np.array([stored], np.int16), **attributes)).grey
     return pixels[0].tolist()
 
 
@@ -121,6 +121,6 @@ def test_with_a_window_padding_is_shown_like_any_other_value():
 def test_a_higher_value_is_never_darker(dtype: Any, seed: int, window: bool):
     limits = np.iinfo(dtype)
     stored = np.sort(default_rng(seed).integers(limits.min, limits.max, (1, 300), dtype, endpoint=True))
-    pixels, _ = read_dicom(encode(stored, **(NARROW if window else {})))
+    pixels = read_dicom(encode(stored, **(NARROW if window else {}))).grey
     assert (np.diff(pixels[0].astype(int)) >= 0).all()
     assert window or (pixels.min(), pixels.max()) == (0, 255)

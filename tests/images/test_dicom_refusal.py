@@ -25,7 +25,7 @@ from dicoms import (
 )  # fmt: skip
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydicom import uid
+from pydicom import Dataset, uid
 from pydicom.pixels import get_decoder
 
 from pneumonia.images.decode import describe_image, read_image
@@ -61,7 +61,17 @@ REFUSED = {
     "empty pixels": (encode(SMALL, PixelData=b""), "damaged, truncated"),
     "cut in the header": (WAYS["12 bits"][:400], "no pixel data"),
     "cut in the pixels": (WAYS["12 bits"][:-2], "damaged, truncated"),
-    "cut, but not too large": (encode(SMALL, Rows=8000, Columns=8000), "damaged, truncated"),
+    "cut, but not too large": (encode(SMALL, Rows=2000, Columns=2000), "damaged, truncated"),
+    "far fewer bytes than pixels": (encode(SMALL, Rows=8000, Columns=8000), "more than 200 times its size"),
+    "words of windows": (encode(SMALL, WindowCenter=[1] * 2000, WindowWidth=[1] * 2000), "bytes where 1,024"),
+    "items": (encode(SMALL, VOILUTSequence=[Dataset()] * 10_001), "more than 10,000 items"),
+    "long table": (encode(SMALL, VOILUTSequence=[make_lut([0] * 65_537, 0, 16, length=2)]), "a table whose LUTData"),
+    "RGB of 16 bits": (
+        encode(
+            np.zeros((8, 8, 3), np.uint16), SamplesPerPixel=3, PhotometricInterpretation="RGB", PlanarConfiguration=0
+        ),
+        "colours not of 8",
+    ),
     "cut in half": (WAYS["12 bits"][:12_000], "damaged, truncated"),
     "cut and compressed": (J2K[:-100], "no pixel data, or truncated"),
     "cut RLE": (wrap(RUNS[:70], uid.RLELossless, IMAGE), "damaged, truncated"),
@@ -69,8 +79,6 @@ REFUSED = {
         wrap(encode_pillow(WIDE, "JPEG2000", no_jp2=True)[:5000], uid.JPEG2000Lossless, WIDE),
         "damaged, truncated",
     ),
-    "RGB": (make_colour("RGB"), "in colour"),
-    "YBR": (make_colour("YBR_FULL"), "in colour"),
     "palette": (make_colour("PALETTE COLOR", samples=1), "in colour"),
     "colour labelled grey": (make_colour("MONOCHROME2"), "in colour"),
     "32 bits": (encode(SMALL.astype(np.uint32)), "not in the low bits of 8 or 16"),
@@ -100,7 +108,7 @@ REFUSED = {
     "deflated": (shipped("image_dfl.dcm"), "Deflated Explicit VR Little Endian is not supported"),
     "RLE bomb": (wrap(RUNS, uid.RLELossless, SMALL), "more data than pixels"),
     "JPEG 2000 of another size": (lie(J2K, "Rows", 8, 97), "damaged, truncated or not standard"),
-    "without preamble": (WAYS["8 bits"][132:], "not a JPEG, PNG or DICOM file"),
+    "without preamble": (WAYS["8 bits"][132:], "not a JPEG, PNG, TIFF, WEBP, BMP or DICOM file"),
     "only the magic": (bytes(128) + b"DICM", "transfer syntax unknown is not supported"),
 }
 

@@ -123,6 +123,9 @@ def test_a_record_describes_the_file_and_where_it_lies(tmp_path: Path):
             "height": 48,
             "mode": "L",
             "contrast": 100.0,
+            "modality": "",
+            "view": "",
+            "body_part": "",
         }
     ]
 
@@ -150,7 +153,7 @@ def test_what_cannot_be_read_is_named_with_a_reason_and_set_aside(tmp_path: Path
     assert reasons == {
         "empty.jpeg": "empty file",
         "link.jpeg": "cannot be read: No such file or directory",
-        "notes.txt": "not a JPEG, PNG or DICOM file",
+        "notes.txt": "not a JPEG, PNG, TIFF, WEBP, BMP or DICOM file",
         "pipe.jpeg": "cannot be read: Is a pipe, socket or device",
     }
 

@@ -353,7 +353,7 @@ def test_a_version_runs_its_own_code_and_leaves_nothing_behind(elsewhere: dict[s
 
 
 def test_an_error_names_the_file_that_is_not_an_image_and_the_reason(elsewhere: dict[str, Any]):
-    assert elsewhere["no image"] == "ImageRefusedError: image 2: not a JPEG, PNG or DICOM file"
+    assert elsewhere["no image"] == "ImageRefusedError: image 2: not a JPEG, PNG, TIFF, WEBP, BMP or DICOM file"
     assert elsewhere["cut off"].startswith("ImageRefusedError: image 1: damaged or truncated")
 
 

@@ -223,7 +223,7 @@ def test_the_page_warns_about_anything_but_a_chest_radiograph(page: Page, predic
 
 def test_a_file_that_is_no_image_is_refused_with_its_reason_and_the_next_one_is_read(page: Page, predictor: Predictor):
     drop(page, b"Dear <b>doctor</b>", "letter.txt")
-    expect_refusal(page, "not a JPEG, PNG or DICOM file")
+    expect_refusal(page, "not a JPEG, PNG, TIFF, WEBP, BMP or DICOM file")
     drop(page, b"", "nothing.png")
     expect_refusal(page, "empty file")
     assert not re.search("Traceback|Error", page.locator("body").inner_text())
@@ -239,7 +239,7 @@ def test_a_file_beyond_the_limit_is_refused_without_being_sent(page: Page):
     expect_refusal(page, "more than 1 MB")
     assert max(sent) < 10_000
     drop(page, bytes(MAX_UPLOAD_MB * 2**20))
-    expect_refusal(page, "not a JPEG, PNG or DICOM file")
+    expect_refusal(page, "not a JPEG, PNG, TIFF, WEBP, BMP or DICOM file")
 
 
 def test_the_heat_map_lies_over_the_radiograph_and_the_slider_changes_it_without_a_request(

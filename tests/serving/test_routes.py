@@ -62,13 +62,13 @@ def test_a_heat_map_is_drawn_only_on_request(client: TestClient, predictors: dic
 
 def test_a_file_that_is_no_image_gets_an_error_in_its_place(client: TestClient):
     first, second, third = post(client, b"GIF89a", JPEGS[1], b"")["images"]
-    assert (first, third) == ({"error": "not a JPEG, PNG or DICOM file"}, {"error": "empty file"})
+    assert (first, third) == ({"error": "not a JPEG, PNG, TIFF, WEBP, BMP or DICOM file"}, {"error": "empty file"})
     assert second["decision"] in ("NORMAL", "PNEUMONIA")
 
 
 def test_a_request_without_any_usable_image_is_refused_with_a_reason_for_each_file(client: TestClient):
     problem = check_problem(client.post("/v1/predict", files=attach(b"", b"GIF89a")), 422, "No file")
-    assert problem["errors"] == ["empty file", "not a JPEG, PNG or DICOM file"]
+    assert problem["errors"] == ["empty file", "not a JPEG, PNG, TIFF, WEBP, BMP or DICOM file"]
 
 
 def test_the_model_is_described(client: TestClient, predictors: dict[str, Predictor]):
