@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from pneumonia.core.dataset import read_dataset
-from pneumonia.core.files import sha256_file, write_digests, write_json
+from pneumonia.core.files import write_digests, write_json
 from pneumonia.core.params import CacheParams, ComputeParams, DataParams, EvaluateParams
 from pneumonia.core.stage import run_stage
 from pneumonia.core.tables import read_records
@@ -29,11 +29,10 @@ def evaluate(
     draw_learning_curves(out / "learning_curves.png", *map(pd.read_csv, used[-2:]), data.notice)
     write_evaluation(out, found, params, data.notice)
     fit_images(models["finetuned"], images.train, images.val, cache).write(novelty)
-    belongs = {"model_sha256": sha256_file(finetuned), "novelty_sha256": sha256_file(novelty), "notice": data.notice}
-    write_json(found.points["finetuned"].model_copy(update=belongs).model_dump(), point)
-    write_json(measured := found.measure(), metrics)
+    write_json(found.points["finetuned"].bind(finetuned, novelty, data.notice).model_dump(), point)
+    write_json(found.measure(), metrics)
     write_digests((*used, point, novelty, metrics, out / "predictions.csv"), out / "digests.json")
-    best = measured["finetuned"]
+    best = found.measure()["finetuned"]
     shown = ", ".join(f"{name} {best[name]:.4f}" for name in ("roc_auc", "f1", "sensitivity", "specificity"))
     return f"{len(images.test.labels):,} test images, {shown} at threshold {best['threshold']:.3g}"
 

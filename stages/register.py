@@ -25,9 +25,9 @@ def register(
     card: Path, params: Params,
 ) -> str:  # fmt: skip
     """Complete the MLflow store, and return what was decided."""
-    used = (dataset, splits, initial, finetuned, train_history, finetune_history)
-    made = (point, novelty, metrics, predictions := evaluation / "predictions.csv")
-    ensure_digests(used + made, evaluation / "digests.json")
+    package = Package(finetuned, point, novelty, evaluation / "predictions.csv", card)
+    used = (dataset, splits, initial, train_history, finetune_history, metrics, *package[:4])
+    ensure_digests(used, evaluation / "digests.json")
     measured, notice = json.loads(metrics.read_text()), params.data.notice
     replay = partial(replay_files, train_history, train_range, params.train, notice)
     first = ensure_run("train", params, dataset, initial, replay)
@@ -37,7 +37,6 @@ def register(
     for run, name in ((first, "initial"), (second, "finetuned")):
         record_evaluation(run, measured[name], [*sorted(evaluation.glob("*.png")), report, card])
     tags = collect_tags(params, measured["finetuned"], splits, count_crossing(read_records(splits)))
-    package = Package(finetuned, point, novelty, predictions, card)
     ensure_scores(package, dataset, params.compute)
     return submit(second, package, tags, notice, params.register_.gates)
 

@@ -42,6 +42,11 @@ class OperatingPoint(Section):
         """Return the calibrated probabilities of pneumonia, 0 to 1, for log odds of any shape."""
         return calibrate(log_odds, self.temperature)
 
+    def bind(self, model: Path, novelty: Path, notice: str) -> Self:
+        """Return this operating point with the SHA-256 of the files that it belongs to, and a notice."""
+        digests = {"model_sha256": sha256_file(model), "novelty_sha256": sha256_file(novelty)}
+        return self.model_copy(update={**digests, "notice": notice})
+
     def ensure_belongs(self, model: Path, novelty: Path) -> None:
         """Refuse files that this operating point was not chosen for.
 
