@@ -69,7 +69,7 @@ def test_an_unknown_activation_is_refused(model: Path, tmp_path: Path) -> None:
 def test_an_inflated_or_second_member_of_a_novelty_is_refused(twice: bool, tmp_path: Path) -> None:
     Novelty(np.zeros(3, np.float32), np.eye(3, dtype=np.float32), 1.0).write(tmp_path / "novelty.npz")
     bomb = rewrite(tmp_path / "novelty.npz", tmp_path / "bomb.npz", "mean.npy", bytes(1 << 26), twice)
-    with pytest.raises(InputError, match="bomb.npz cannot be loaded"):
+    with pytest.raises(InputError, match=r"bomb\.npz cannot be loaded"):
         Novelty.read(bomb)
 
 
