@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from pneumonia.core.dataset import read_dataset
-from pneumonia.core.files import write_json
+from pneumonia.core.files import write_digests, write_json
 from pneumonia.core.params import CacheParams, ComputeParams, DataParams, EvaluateParams
 from pneumonia.core.stage import run_stage
 from pneumonia.core.tables import read_records
@@ -24,14 +24,16 @@ def evaluate(
     """Write the metrics, the fine-tuned model's operating point and novelty, and tables and figures into `out`."""
     images, cache = read_dataset(dataset), ActivationCache(compute, limits)
     models = {path.stem: load_model(path) for path in (initial, finetuned)}
+    used = (dataset, splits, initial, finetuned, train_history, finetune_history)
     found = evaluate_models(models, images.val, images.test, read_records(splits), params, cache)
     histories = pd.read_csv(train_history), pd.read_csv(finetune_history)
     draw_learning_curves(out / "learning_curves.png", *histories, data.notice)
     write_evaluation(out, found, params, data.notice)
-    write_json(found.points["finetuned"].model_copy(update={"notice": data.notice}).model_dump(), point)
     fit_images(models["finetuned"], images.train, images.val, cache).write(novelty)
-    write_json(measured := found.measure(), metrics)
-    best = measured["finetuned"]
+    write_json(found.points["finetuned"].bind(finetuned, novelty, data.notice).model_dump(), point)
+    write_json(found.measure(), metrics)
+    write_digests((*used, point, novelty, metrics, out / "predictions.csv"), out / "digests.json")
+    best = found.measure()["finetuned"]
     shown = ", ".join(f"{name} {best[name]:.4f}" for name in ("roc_auc", "f1", "sensitivity", "specificity"))
     return f"{len(images.test.labels):,} test images, {shown} at threshold {best['threshold']:.3g}"
 

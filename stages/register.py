@@ -4,12 +4,14 @@ import json
 from functools import partial
 from pathlib import Path
 
+from pneumonia.core.files import ensure_digests
 from pneumonia.core.params import Params
 from pneumonia.core.stage import run_stage
 from pneumonia.core.tables import read_records
 from pneumonia.records.splits import count_crossing
 from pneumonia.registry.gate import submit
 from pneumonia.registry.package import Package, collect_tags
+from pneumonia.registry.rescore import ensure_scores
 from pneumonia.tracking.connection import reaching
 from pneumonia.tracking.phase_run import ensure_run
 from pneumonia.tracking.runs import link_initial_run, record_evaluation
@@ -23,6 +25,9 @@ def register(
     card: Path, params: Params,
 ) -> str:  # fmt: skip
     """Complete the MLflow store, and return what was decided."""
+    package = Package(finetuned, point, novelty, evaluation / "predictions.csv", card)
+    used = (dataset, splits, initial, train_history, finetune_history, metrics, *package[:4])
+    ensure_digests(used, evaluation / "digests.json")
     measured, notice = json.loads(metrics.read_text()), params.data.notice
     replay = partial(replay_files, train_history, train_range, params.train, notice)
     first = ensure_run("train", params, dataset, initial, replay)
@@ -32,7 +37,7 @@ def register(
     for run, name in ((first, "initial"), (second, "finetuned")):
         record_evaluation(run, measured[name], [*sorted(evaluation.glob("*.png")), report, card])
     tags = collect_tags(params, measured["finetuned"], splits, count_crossing(read_records(splits)))
-    package = Package(finetuned, point, novelty, evaluation / "predictions.csv", card)
+    ensure_scores(package, dataset, params.compute)
     return submit(second, package, tags, notice, params.register_.gates)
 
 

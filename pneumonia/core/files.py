@@ -4,12 +4,14 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+
+from pneumonia.core.errors import InputError
 
 
 @contextmanager
@@ -72,6 +74,39 @@ def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file's content as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_digests(files: Iterable[Path], path: Path) -> None:
+    """Write the SHA-256 of each file by its path as given, as JSON."""
+    write_json({file.as_posix(): sha256_file(file) for file in files}, path)
+
+
+def ensure_digests(files: Iterable[Path], path: Path) -> None:
+    """Refuse files that are not those whose SHA-256 `write_digests` wrote.
+
+    Raises:
+        InputError: a file is another, is missing or is not listed; or the list cannot be read.
+    """
+    try:
+        expected: Any = json.loads(path.read_bytes())
+        changed = [file.as_posix() for file in files if expected.get(file.as_posix()) != sha256_file(file)]
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"It is unknown which files were evaluated: {error}.",
+            expected=f"the files of the last evaluation, and their SHA-256 in {path}",
+            remedy="dvc repro --force evaluate",
+        ) from error
+    if changed:
+        raise bad_digest(changed[0], str(path))
+
+
+def bad_digest(what: str, path: str) -> InputError:
+    """Return the error of a file that was replaced after the evaluation that wrote `path`."""
+    return InputError(
+        f"{what} is not the file that was evaluated.",
+        expected=f"the SHA-256 in {path}",
+        remedy="rm -r .dvc/cache && dvc pull, from a remote with verify = true; or dvc repro --force",
+    )
 
 
 def project_home() -> Path:

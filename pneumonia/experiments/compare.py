@@ -15,6 +15,7 @@ from hydra.errors import OverrideParseException
 
 from pneumonia.core.errors import InputError
 from pneumonia.core.files import sha256_bytes
+from pneumonia.experiments.dvc_lock import mend_lock
 from pneumonia.tracking.connection import connect, reaching
 
 RECIPES = Path("conf/recipe")
@@ -35,6 +36,7 @@ def run_recipes(recipes: list[str], settings: list[str], register: bool = False)
     Raises:
         InputError: a recipe does not exist, a setting cannot be parsed, or an experiment fails.
     """
+    mend_lock()
     check_recipes(recipes)
     try:
         sweep = get_hydra_sweeps({"params.yaml": [f"recipe={','.join(recipes)}", *settings]})

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import dataclass
-from io import BytesIO
 
 import pandas as pd
 import yaml
@@ -107,7 +106,8 @@ def find_evidence(revision: str | None, name: str) -> Evidence:
         crossing = json.loads(files.read_text("reports/split.json"))["crossing_patients"]
         params = yaml.safe_load(files.read_text("params.yaml"))
         synthetic, drawn = params["data"]["source"] == "phantom", describe_split(params["split"])
-        predictions = read_predictions(BytesIO(files.cat_file("reports/evaluation/predictions.csv")))
+        with files.open("reports/evaluation/predictions.csv", "rb") as file:
+            predictions = read_predictions(file)  # pyright: ignore[reportArgumentType]
     except (OSError, KeyError) as error:
         raise InputError(
             f"The model of {name} cannot be judged: {error}.", expected="the outputs of its pipeline", remedy="dvc pull"

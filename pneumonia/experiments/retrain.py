@@ -6,11 +6,17 @@ import subprocess
 from pathlib import Path
 
 from pneumonia.core.errors import InputError
+from pneumonia.core.files import ensure_digests
 from pneumonia.core.params_file import load_params, refuse_interpolation
 from pneumonia.experiments.baseline import reproduce
 from pneumonia.experiments.compare import RECIPES, check_recipes
+from pneumonia.experiments.dvc_lock import mend_lock
 from pneumonia.experiments.judgement import Judgement, judge_against, read_gates
 from pneumonia.experiments.summary import write_failure, write_judgement
+
+# What a judgement rests on, as dvc.yaml names it.
+JUDGED = ("models/finetuned.keras", "models/operating_point.json", "models/novelty.npz", "reports/metrics.json",
+          "reports/evaluation/predictions.csv", "data/dataset.pkl", "data/splits.csv")  # fmt: skip
 
 
 def retrain(base: str, recipe: str, settings: str, source: str, out: Path) -> None:
@@ -45,6 +51,7 @@ def retrain(base: str, recipe: str, settings: str, source: str, out: Path) -> No
 
 
 def _retrain(base: str, name: str, recipe: str, settings: str, source: str, summary: Path) -> Judgement:
+    mend_lock()
     changes, warnings, committed = list_changes(recipe, settings, source), [], load_params().register_
     try:
         commit = reproduce(base)
@@ -52,6 +59,7 @@ def _retrain(base: str, name: str, recipe: str, settings: str, source: str, summ
         commit = ""
         warnings.append(f"There is no baseline, and floors alone decide: {' '.join(str(error).splitlines())}")
     run_pipeline(changes)
+    ensure_digests(map(Path, JUDGED), Path("reports/evaluation/digests.json"))
     params = load_params()
     if params.register_ != committed:
         raise _refuse_change("The recipe")

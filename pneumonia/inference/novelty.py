@@ -15,6 +15,7 @@ from PIL import Image
 from pneumonia.core.dataset import Pixels
 from pneumonia.core.errors import InputError
 from pneumonia.core.files import replacing
+from pneumonia.models.archive import check_archive
 from pneumonia.models.cut import find_cut, find_layer, get_backbone
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -59,6 +60,7 @@ class Novelty:
             InputError: the file is missing, damaged or holds something else.
         """
         try:
+            check_archive(path, {f"{field.name}.npy": 1 << 28 for field in fields(cls)})
             with path.open("rb") as file:
                 arrays = np.load(file, allow_pickle=False)
                 mean, whitener, threshold = (arrays[field.name] for field in fields(cls))
@@ -66,6 +68,8 @@ class Novelty:
                 raise TypeError(f"it holds {mean.dtype}, {whitener.dtype} and {threshold.dtype}")
             if threshold.shape or whitener.shape != (*mean.shape, *mean.shape):
                 raise TypeError(f"it holds shapes {mean.shape}, {whitener.shape} and {threshold.shape}")
+            if not all(np.isfinite(array).all() for array in (mean, whitener, threshold)):
+                raise ValueError("it holds a number that is not finite")
             return cls(mean, whitener, float(threshold))
         except Exception as error:  # a damaged archive may raise anything
             raise InputError(

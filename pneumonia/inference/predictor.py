@@ -64,12 +64,13 @@ class Predictor:
         """Load a .keras file with the operating_point.json and novelty.npz beside it, and the card if there is one.
 
         Raises:
-            InputError: one of them is missing or damaged.
+            InputError: one of them is missing, damaged, or not the one that was evaluated.
         """
         card = model.with_name("model_card.md")
         if not model.is_file():
             raise InputError(f"{model} is no file.", expected="a .keras file", remedy="dvc repro, or name another")
         point = OperatingPoint.read(model.with_name("operating_point.json"))
+        point.ensure_belongs(model, model.with_name("novelty.npz"))
         novelty = Novelty.read(model.with_name("novelty.npz"))
         found = cls(load_model(model), point, novelty, name or str(model), card.read_text() if card.exists() else "")
         # Traced now instead of in the first request.

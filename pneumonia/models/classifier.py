@@ -15,8 +15,12 @@ from keras import layers
 from pneumonia.core.errors import InputError
 from pneumonia.core.files import replacing
 from pneumonia.core.params import ModelParams
+from pneumonia.models.archive import check_archive
 from pneumonia.models.backbones import build_backbone, find_backbone, find_image_size
 from pneumonia.models.cut import freeze_below, get_backbone
+
+# Most bytes of each member of a .keras file: ten times the configuration of the deepest backbone and more, and 2 GiB.
+_MEMBERS = {"metadata.json": 1 << 16, "config.json": 1 << 24, "model.weights.h5": 1 << 31}
 
 
 def build_model(params: ModelParams) -> keras.Model:
@@ -110,11 +114,15 @@ def load_model(path: Path) -> keras.Model:
     """Load a model that `save_model` wrote; it is not compiled.
 
     Raises:
-        InputError: the file is missing, damaged or not a Keras model.
+        InputError: the file is missing, damaged, too large, not a Keras model, or holds weights that are not finite.
     """
     try:
-        return cast(keras.Model, keras.saving.load_model(path, compile=False, safe_mode=True))
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        check_archive(path, _MEMBERS)
+        model = cast(keras.Model, keras.saving.load_model(path, compile=False, safe_mode=True))
+        if not all(np.isfinite(weight).all() for weight in model.get_weights()):
+            raise ValueError("a weight is not finite")
+        return model
+    except Exception as error:  # a damaged configuration may raise anything
         raise InputError(
             f"{path} cannot be loaded: {error}.", expected="a .keras file of this project", remedy="dvc repro"
         ) from error

@@ -30,16 +30,18 @@ def fetch_folder(path: Path, out: Path) -> None:
     `cache.type`, `reflink,copy`, replaces links by copies; `hardlink` would turn those files into its read-only cache.
 
     Raises:
-        InputError: the folder is missing, lies within `out`, has another layout, or holds something that would be lost.
+        InputError: the folder is missing, lies within `out`, has another layout, links to a file outside it,
+            or holds something that would be lost.
         OSError: the disk is full, or a folder cannot be read. `out` stays as it was.
     """
-    path = path.expanduser().resolve()
+    path = path.expanduser().resolve()  # which may be a link itself
     if not path.is_dir():
         raise bad_layout(f"{path} is {'not a folder' if path.exists() else 'missing'}.")
     root = _find_root(path)
     if root.is_relative_to(out.resolve()):
         raise bad_layout(f"{root} lies within {out}, which fetching replaces.")
     images = list(_list_images(root))
+    _refuse_links_out(path, [image for image, _ in images])
     with fresh_folder(out.with_name(f".{out.name}.partial")) as beside:
         for image, place in tqdm(images, desc=f"Linking {root.name}", unit="file", disable=None):
             (beside / place).parent.mkdir(parents=True, exist_ok=True)
@@ -89,6 +91,19 @@ def _walk(folder: Path) -> Iterator[Path]:
             yield entry
         else:
             raise bad_layout(f"{entry} is not a file.")
+
+
+def _refuse_links_out(path: Path, images: list[Path]) -> None:
+    """Refuse a link to a file elsewhere, which DVC would push to a remote; git-annex and DVC link into their stores."""
+    allowed = (path, Path(".dvc/cache").resolve())
+    for image in images:
+        target = image.resolve()
+        if not any(target.is_relative_to(folder) for folder in allowed):
+            raise InputError(
+                f"{image} leads out of data.path, to a file named {target.name}.",
+                expected=f"files in {path}, and links that stay in it",
+                remedy="put a copy of the file in place of the link",
+            )
 
 
 def _match(folder: Path, names: dict[str, str]) -> dict[str, Path]:

@@ -16,6 +16,8 @@ from pneumonia.inference.operating_point import OperatingPoint, calibrate
 
 POINT = OperatingPoint(image_size=32, flip=True, temperature=1.7, threshold=0.3, rule="f1", notice="Synthetic.")
 
+HUGE = '{"image_size": 100000, "flip": true, "temperature": 1, "threshold": 0.5, "rule": "f1"}'
+
 
 def test_a_temperature_divides_log_odds():
     assert_allclose(calibrate(np.array([-2.0, 0.0, 2.0]), 2.0), expit([-1, 0, 1]))
@@ -38,7 +40,7 @@ def test_an_operating_point_survives_its_file(tmp_path: Path):
     assert OperatingPoint.read(tmp_path / "point.json") == POINT
 
 
-@pytest.mark.parametrize("content", [None, "", "{}", '{"threshold": 0.5}', "[1]", '{"temperature": -1}'])
+@pytest.mark.parametrize("content", [None, "", "{}", '{"threshold": 0.5}', "[1]", '{"temperature": -1}', HUGE])
 def test_a_missing_or_damaged_operating_point_is_an_error_in_three_parts(tmp_path: Path, content: str | None):
     if content is not None:
         (tmp_path / "point.json").write_text(content)

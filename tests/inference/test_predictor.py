@@ -156,6 +156,19 @@ def test_a_predictor_carries_the_notice_the_name_and_the_card_of_its_model(model
     assert (unnamed.name, unnamed.card) == (str(model), "")
 
 
+@pytest.mark.parametrize("name", ["finetuned.keras", "novelty.npz"])
+def test_a_file_that_the_operating_point_was_not_chosen_for_is_refused(name: str, model: Path, tmp_path: Path) -> None:
+    for file in model.parent.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    point = OperatingPoint.read(tmp_path / "operating_point.json")
+    point = point.bind(tmp_path / model.name, tmp_path / "novelty.npz", "")
+    write_json(point.model_dump(), tmp_path / "operating_point.json")
+    Predictor.read(tmp_path / model.name)
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes() + b"0")
+    with pytest.raises(InputError, match=rf"{name} is not the file that was evaluated(.|\n)*Expected(.|\n)*Remedy"):
+        Predictor.read(tmp_path / model.name)
+
+
 def test_a_model_without_the_files_that_belong_to_it_is_an_error_in_three_parts(model: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nowhere\.keras is no file(.|\n)*Expected: (.|\n)*Remedy: "):
         Predictor.read(tmp_path / "nowhere.keras")

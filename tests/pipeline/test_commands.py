@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dicoms import encode
-from projects import ROOT, copy_finished, link_environment, run
+from projects import ROOT, link_environment, run
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 # What a command looks like, with its page in front: why it does not run here.
@@ -57,7 +57,7 @@ def test_every_reason_holds_for_a_command_and_names_tests_that_exist() -> None:
 @pytest.fixture
 def clone(once: Path, tmp_path: Path) -> Path:
     """Return a fresh clone of a project whose dvc.lock is committed, with DVC's cache as `dvc pull` fills it."""
-    origin = copy_finished(once, tmp_path / "origin")
+    origin = shutil.copytree(once, tmp_path / "origin", symlinks=True)
     run("git", "add", "-f", "dvc.lock", cwd=origin)
     run("git", "commit", "-qm", "the lock", cwd=origin)
     run("git", "clone", "-q", str(origin), str(tmp_path / "clone"), cwd=tmp_path)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import boto3
 import pytest
+import yaml
 from moto.server import ThreadedMotoServer
 from projects import ROOT, run, set_params
 
@@ -50,6 +51,44 @@ def test_a_second_clone_pulls_everything_and_runs_only_register(s3: str, finishe
     run("dvc", "pull", cwd=second)
     assert repro(second) == ["register"]
     assert run("git", "status", "--short", cwd=second).stdout == ""
+
+
+def find_object(project: Path, stage: str, path: str) -> str:
+    """Return where DVC stores an output, below its cache or remote."""
+    outs = yaml.safe_load((project / "dvc.lock").read_text())["stages"][stage]["outs"]
+    md5 = next(out["md5"] for out in outs if out["path"] == path)
+    return f"files/md5/{md5[:2]}/{md5[2:]}"
+
+
+@pytest.mark.parametrize("verify", ["false", "true"])
+def test_a_model_replaced_in_the_remote_is_not_registered(verify: str, s3: str, finished: Path, tmp_path: Path) -> None:
+    run("dvc", "remote", "add", "-d", "storage", "s3://images/pneumonia", cwd=finished)
+    run("dvc", "remote", "modify", "storage", "endpointurl", s3, cwd=finished)
+    run("dvc", "remote", "modify", "storage", "verify", verify, cwd=finished)
+    commit(finished)
+    run("make", "push", cwd=finished)
+    stored = f"pneumonia/{find_object(finished, 'finetune', 'models/finetuned.keras')}"
+    forged = (finished / "models/initial.keras").read_bytes()
+    boto3.client("s3", endpoint_url=s3).put_object(Bucket="images", Key=stored, Body=forged)
+    second = clone(finished, tmp_path / "second")
+    pulled = run("dvc", "pull", cwd=second, check=False)
+    if verify == "true":
+        assert pulled.returncode and not (second / "models/finetuned.keras").exists()
+    else:
+        done = run("dvc", "repro", cwd=second, check=False)
+        assert "models/finetuned.keras is not the file that was evaluated" in done.stdout + done.stderr
+    assert not (second / "mlruns" / "mlflow.db").exists()
+
+
+def test_a_model_replaced_in_the_cache_is_not_registered(finished: Path) -> None:
+    cached = finished / ".dvc/cache" / find_object(finished, "finetune", "models/finetuned.keras")
+    cached.chmod(0o644)
+    cached.write_bytes((finished / "models/initial.keras").read_bytes())
+    (finished / "models/finetuned.keras").unlink()
+    run("dvc", "checkout", cwd=finished, check=False)
+    done = run("python", "-m", "pneumonia", "predict", "data/raw", "--model", "models/finetuned.keras", cwd=finished,
+               check=False)  # fmt: skip
+    assert done.returncode and "finetuned.keras" in done.stderr
 
 
 def test_images_tracked_by_a_pointer_reach_a_second_clone_through_a_folder(project: Path, tmp_path: Path) -> None:

@@ -82,12 +82,21 @@ class TestLayouts:
         assert names_in(out) == {f"all/{name}" for name in names}
 
     def test_a_symbolic_link_gives_the_file_it_points_to(self, tmp_path: Path, out: Path):
-        make(tmp_path, "elsewhere/original.jpeg")
-        folder = make(tmp_path / "in", *PAIR)
-        (folder / "NORMAL/linked.jpeg").symlink_to("../../elsewhere/original.jpeg")
-        fetch_folder(folder, out)
+        folder = make(tmp_path / "in", *PAIR, ".git/annex/objects/original.jpeg")
+        (folder / "NORMAL/linked.jpeg").symlink_to("../.git/annex/objects/original.jpeg")
+        (tmp_path / "link").symlink_to(folder)
+        fetch_folder(tmp_path / "link", out)
         assert not (out / "all/NORMAL/linked.jpeg").is_symlink()
-        assert (out / "all/NORMAL/linked.jpeg").read_text() == "elsewhere/original.jpeg"
+        assert (out / "all/NORMAL/linked.jpeg").read_text() == ".git/annex/objects/original.jpeg"
+
+    @pytest.mark.parametrize("place", ["NORMAL/linked.jpeg", "NORMAL"])
+    def test_a_link_that_leaves_the_folder_is_refused_and_names_its_target(self, place: str, tmp_path: Path, out: Path):
+        make(tmp_path, "secret/passwords")
+        folder = make(tmp_path / "in", "PNEUMONIA/a.jpeg", *["NORMAL/a.jpeg"] * (place != "NORMAL"))
+        (folder / place).symlink_to(tmp_path / ("secret" if place == "NORMAL" else "secret/passwords"))
+        with pytest.raises(InputError, match=r"leads out of data.path, to a file named passwords(.|\n)*Remedy"):
+            fetch_folder(folder, out)
+        assert not out.exists()
 
     @pytest.mark.real_data
     @pytest.mark.skipif(not REAL_DATA.exists(), reason=f"needs the real images at {REAL_DATA}")

@@ -8,6 +8,7 @@ import mlflow
 import pytest
 import yaml
 
+from pneumonia.core.files import write_digests
 from pneumonia.core.stage import run_stage
 from pneumonia.registry.audit import read_audit
 from pneumonia.registry.versions import describe_versions, list_versions
@@ -59,6 +60,35 @@ def test_an_experiment_registers_a_version_if_asked_to(
     content = (experiment / "dvc.yaml").read_text().replace("--point models/operating_point.json", "--point point.json")
     (experiment / "dvc.yaml").unlink()
     (experiment / "dvc.yaml").write_text(content)
+    names = ("data/dataset.pkl", "data/splits.csv", "models/initial.keras", "models/finetuned.keras")
+    files = [*names, *(f"reports/{phase}_history.csv" for phase in ("train", "finetune")), "point.json",
+             "models/novelty.npz", "reports/metrics.json", "reports/evaluation/predictions.csv"]  # fmt: skip
+    write_digests(map(Path, files), Path("reports/evaluation/digests.json"))
     monkeypatch.setenv("PNEUMONIA_REGISTER", "true")
     assert "version 2 stays challenger, champion is version 1" in stage()  # a tie
     assert len(list_versions()) == 2
+
+
+EVALUATED = ("data/dataset.pkl", "models/initial.keras", "models/finetuned.keras", "models/novelty.npz",
+             "models/operating_point.json", "reports/metrics.json", "reports/evaluation/predictions.csv")  # fmt: skip
+
+
+@pytest.mark.usefixtures("experiment")
+@pytest.mark.parametrize("name", EVALUATED)
+def test_nothing_is_recorded_once_a_file_is_not_the_one_that_was_evaluated(name: str, stage: Callable[[], str]) -> None:
+    path = Path(name)
+    path.write_bytes(path.read_bytes() + b"\n")
+    with pytest.raises(SystemExit, match=rf"{name} is not the file that was evaluated(.|\n)*Expected(.|\n)*Remedy"):
+        stage()
+    assert len(list_versions()) == 1
+
+
+@pytest.mark.usefixtures("experiment")
+@pytest.mark.parametrize("content", [None, "", "[]", "{}"])
+def test_nothing_is_recorded_without_a_list_of_what_was_evaluated(
+    content: str | None, stage: Callable[[], str]
+) -> None:
+    path = Path("reports/evaluation/digests.json")
+    path.unlink() if content is None else path.write_text(content)
+    with pytest.raises(SystemExit, match=r"was evaluated|were evaluated"):
+        stage()

@@ -1,0 +1,46 @@
+"""A dvc.lock that was cut short is replaced by one that DVC reads."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from projects import ROOT
+
+from pneumonia.experiments.dvc_lock import LOCK, mend_lock
+
+WHOLE = (ROOT / "dvc.lock").read_bytes()
+CUT = [b"", b"\n", WHOLE[:1], WHOLE[:15], WHOLE[:200], b"\0" * 4096, b"{}", b"[]"]
+
+
+@pytest.fixture
+def committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    LOCK.write_bytes(WHOLE)
+    for command in ("init -q", "add -A", "-c user.name=t -c user.email=t@t commit -qm lock"):
+        subprocess.run(["git", *command.split()], check=True)
+
+
+@pytest.mark.usefixtures("committed")
+@pytest.mark.parametrize("content", CUT)
+def test_a_lock_that_was_cut_short_is_restored_from_the_last_commit(content: bytes) -> None:
+    LOCK.write_bytes(content)
+    mend_lock()
+    assert LOCK.read_bytes() == WHOLE
+
+
+@pytest.mark.usefixtures("committed")
+@pytest.mark.parametrize("content", [None, WHOLE, WHOLE.replace(b"fetch:", b"other:")])
+def test_a_lock_that_dvc_reads_or_that_is_not_there_stays_as_it_is(content: bytes | None) -> None:
+    LOCK.unlink() if content is None else LOCK.write_bytes(content)
+    mend_lock()
+    assert (LOCK.read_bytes() if LOCK.exists() else None) == content
+
+
+@pytest.mark.parametrize("content", CUT)
+def test_a_lock_that_was_cut_short_and_never_committed_is_removed(
+    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    LOCK.write_bytes(content)
+    mend_lock()
+    assert not LOCK.exists()
