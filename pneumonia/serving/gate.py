@@ -11,7 +11,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 OPEN = re.compile(
     r"/|/(assets|static)/.+|/theme\.css|/favicon\.ico|/manifest\.json|/gradio_api/(app_id|queue/join|queue/data)"
 )
-POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval'; img-src 'self' data:; frame-ancestors 'none'"  # Gradio compiles its templates
+# Gradio compiles its templates.
+POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval'; img-src 'self' data:; frame-ancestors 'none'"
 
 MAX_BRACKETS = 1000  # in what the page posts, an image and a few fields: a body of brackets takes seconds to parse
 

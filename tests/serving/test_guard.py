@@ -19,6 +19,8 @@ from pneumonia.cli import serve as serve_command
 from pneumonia.serving import guard
 from pneumonia.serving.gate import Gate
 
+HALF = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"  # of a request
+
 
 def test_a_body_that_declares_itself_too_large_is_refused_unread(build: Build):
     status, problem, taken = call_app(build(max_upload_mb=1), dict, content_length=str(2**20 + 1))
