@@ -112,7 +112,7 @@ def test_what_the_page_posts_is_not_parsed_if_it_is_nested(build: Build):
 )
 def test_a_connection_without_complete_headers_is_closed(build: Build, sent: bytes, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(serve_command, "HEADER_SECONDS", 0.3)
-    with listening(build(), http=serve_command.Protocol) as url, connected(url) as connection:
+    with listening(build(), http=serve_command.Protocol, timeout_keep_alive=1) as url, connected(url) as connection:
         connection.settimeout(4)
         connection.sendall(sent)
         while connection.recv(1000):
