@@ -59,10 +59,10 @@ def wait_until(condition: Callable[[], Any], seconds: float = 90) -> None:
 
 
 @contextmanager
-def listening(app: FastAPI) -> Iterator[str]:
+def listening(app: FastAPI, **options: Any) -> Iterator[str]:
     """Serve an app on a real port, as the command does, and yield its URL."""
     port = find_port()
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, access_log=False, ws="none"))
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, access_log=False, ws="none", **options))
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:

@@ -1,10 +1,13 @@
 """Serve the API and the page until a signal ends the process."""
 
 import argparse
+import asyncio
 import logging
 import socket
 
+import h11
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pneumonia.core.errors import InputError
 from pneumonia.inference.predictor import Predictor
@@ -12,6 +15,34 @@ from pneumonia.registry.load import load_predictor
 from pneumonia.serving.app import create_app
 from pneumonia.serving.settings import Settings
 from pneumonia.tracking.connection import reaching
+
+HEADER_SECONDS = 10  # from the first byte of a request, or from the connection, to the end of its headers
+
+
+class Protocol(H11Protocol):
+    """Close a connection whose headers do not arrive, which uvicorn keeps open for ever."""
+
+    late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Start the clock."""
+        super().connection_made(transport)
+        self.late = self.loop.call_later(HEADER_SECONDS, transport.close)
+
+    def data_received(self, data: bytes) -> None:
+        """Stop the clock when the headers are complete, and start it with the next request."""
+        super().data_received(data)
+        if self.conn.their_state is not h11.IDLE and self.late:
+            self.late.cancel()
+            self.late = None
+        elif self.conn.their_state is h11.IDLE and not self.late:
+            self.late = self.loop.call_later(HEADER_SECONDS, self.transport.close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the clock."""
+        if self.late:
+            self.late.cancel()
+        super().connection_lost(exc)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +69,7 @@ def run(**flags: str | None) -> None:
     logging.getLogger("pneumonia").setLevel(logging.INFO)
     uvicorn.run(
         app, host=settings.host, port=settings.port, log_config=None, log_level="info", access_log=False,
-        server_header=False, ws="none", timeout_graceful_shutdown=5,
+        server_header=False, ws="none", http=Protocol, timeout_graceful_shutdown=5,
     )  # fmt: skip
 
 

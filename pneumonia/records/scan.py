@@ -1,5 +1,6 @@
 """Read every file of the raw folder once and describe it."""
 
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,11 @@ import pandas as pd
 
 from pneumonia.core.files import sha256_bytes
 from pneumonia.core.paths import to_text
-from pneumonia.core.runtime import map_threads
+from pneumonia.core.runtime import count_threads, map_threads
 from pneumonia.core.tables import DTYPES, REFUSED_DTYPES
-from pneumonia.images.decode import describe_image, digest_pixels, read_file
+from pneumonia.images.decode import read_file
 from pneumonia.images.refusal import ImageRefusedError
+from pneumonia.images.workers import Decoders
 from pneumonia.records.patients import find_patients
 
 
@@ -29,20 +31,23 @@ def scan_images(raw: Path, patients: str = "auto") -> tuple[pd.DataFrame, pd.Dat
         InputError: as in `find_patients`.
     """
     files = sorted(path for path in raw.glob("*/*/**/*") if not path.is_dir())
-    rows = map_threads(partial(_scan, raw), files, desc="images")  # Pillow and hashlib release the interpreter lock
-    table = pd.DataFrame(rows, columns=[*DTYPES, "reason"]).assign(path=[to_text(p.relative_to(raw)) for p in files])
+    with closing(Decoders(count_threads())) as decoders:
+        rows = map_threads(partial(_scan, decoders, raw), files, desc="images")
+        table = pd.DataFrame(rows, columns=[*DTYPES, "reason"])
+        table["path"] = [to_text(path.relative_to(raw)) for path in files]
+        table["pixels_sha256"] = _digest_pictures(table, decoders, raw)
     refused = table["reason"].notna()
     images, rejected = table.loc[~refused, list(DTYPES)], table.loc[refused, list(REFUSED_DTYPES)]
-    images = images.assign(patient_id=find_patients(images, raw, patients), pixels_sha256=_digest_pictures(images, raw))
+    images = images.assign(patient_id=find_patients(images, raw, patients))
     return images.astype(DTYPES), rejected.astype(REFUSED_DTYPES)
 
 
-def _scan(raw: Path, file: Path) -> dict[str, Any]:
+def _scan(decoders: Decoders, raw: Path, file: Path) -> dict[str, Any]:
     if to_text(file) != str(file):  # neither a CSV nor DVC takes it
         return {"reason": "name is not UTF-8"}
     try:
         content = read_file(file)
-        image = describe_image(content)
+        image = decoders.describe(content)
     except ImageRefusedError as error:
         return {"reason": str(error)}
     source_folder, label = file.relative_to(raw).parts[:2]
@@ -60,14 +65,13 @@ def _scan(raw: Path, file: Path) -> dict[str, Any]:
     }
 
 
-def _digest_pictures(images: pd.DataFrame, raw: Path) -> list[str]:
+def _digest_pictures(table: pd.DataFrame, decoders: Decoders, raw: Path) -> list[str]:
     """Return a digest per image that is the same for the same picture in other bytes.
 
     Only images of one size can be one picture, so no other has to be decoded at full size.
     """
-    files = images.drop_duplicates("sha256")
+    files = table[table["reason"].isna()].drop_duplicates("sha256")
     alike = files[files.duplicated(["width", "height"], keep=False)]
-    digests = map_threads(lambda path: digest_pixels(read_file(raw / path)), list(alike["path"]), desc="pixels")
-    found: dict[str, str] = {sha256: sha256 for sha256 in files["sha256"]}
-    found.update(zip(alike["sha256"], digests, strict=True))
-    return [found[sha256] for sha256 in images["sha256"]]
+    digests = map_threads(lambda path: decoders.digest(read_file(raw / path)), list(alike["path"]), desc="pixels")
+    found = dict(zip(alike["sha256"], digests, strict=True))
+    return [found.get(sha256, sha256) for sha256 in table["sha256"]]

@@ -12,6 +12,7 @@ import numpy as np
 
 from pneumonia.core.dataset import Pixels
 from pneumonia.images.refusal import ImageRefusedError
+from pneumonia.images.workers import Decoders, LimitExceededError
 from pneumonia.inference.heatmaps import Maps
 from pneumonia.inference.predictor import Answer, Predictor
 from pneumonia.inference.scores import BATCH_SIZE
@@ -36,6 +37,23 @@ class Reply:
     images: list[Pixels | None]
     answers: list[Answer | ImageRefusedError]
     heatmaps: list[Maps | None]
+
+
+# Workers, seconds for a file, and MB on top of what a worker starts with. Most files take milliseconds; those that
+# take long wait for each other, and for nobody else.
+LANES = (2, 1, 192), (1, 10, 512)
+
+
+class _Lane:
+    """Decoders and the threads that wait for them."""
+
+    def __init__(self, workers: int, seconds: float, megabytes: int) -> None:
+        self.decoders, self.threads = Decoders(workers, seconds, megabytes), ThreadPoolExecutor(workers, "decode")
+
+    def close(self) -> None:
+        self.threads.shutdown(wait=False, cancel_futures=True)
+        self.decoders.close()
+        self.threads.shutdown()
 
 
 class _Waiting(NamedTuple):
@@ -65,8 +83,14 @@ class Batcher:
         self.predictor: Predictor | None = None
         self.reloads = self.batches = 0
         self._queue: asyncio.Queue[_Waiting] = asyncio.Queue()
-        # The model gets a single thread since it uses all cores itself; decoding has its own.
-        self._model, self._decoders = ThreadPoolExecutor(1, "model"), ThreadPoolExecutor(4, "decode")
+        # The model gets a single thread since it uses all cores itself; looking for another has its own.
+        self._model, self._reload = ThreadPoolExecutor(1, "model"), ThreadPoolExecutor(1, "reload")
+        self._lanes: list[_Lane] = []
+
+    @property
+    def replaced(self) -> int:
+        """Return how many decoders exceeded their limits and were replaced."""
+        return sum(lane.decoders.replaced for lane in self._lanes)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Self]:
@@ -77,6 +101,7 @@ class Batcher:
         """
         self.predictor = self.predictor or await self._run_in(self._model, load_predictor, self.name)
         work = [self._serve_queue] if is_file(self.name) else [self._serve_queue, self._follow]
+        self._lanes = [_Lane(*limits) for limits in LANES]
         tasks = [asyncio.create_task(start()) for start in work]
         try:
             yield self
@@ -84,8 +109,10 @@ class Batcher:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            for lane in self._lanes:
+                lane.close()
             self._model.shutdown()
-            self._decoders.shutdown()
+            self._reload.shutdown()
 
     async def predict(self, contents: Sequence[bytes], explain: bool = False) -> Reply:
         """Decode and score the files of one request.
@@ -96,7 +123,7 @@ class Batcher:
         """
         predictor = self.predictor
         assert predictor, "Batcher.predict was called outside Batcher.running"
-        decoded = await asyncio.gather(*(self._run_in(self._decoders, predictor.try_read, each) for each in contents))
+        decoded = await asyncio.gather(*(self._decode(each, predictor.point.image_size) for each in contents))
         images = [image for image in decoded if isinstance(image, np.ndarray)]
         answers = iter(await asyncio.gather(*(self._enqueue(predictor, image) for image in images)))
         maps = iter(await self._run_in(self._model, predictor.explain, np.stack(images)) if explain and images else [])
@@ -106,6 +133,18 @@ class Batcher:
             [next(answers) if isinstance(image, np.ndarray) else image for image in decoded],
             [next(maps, None) if isinstance(image, np.ndarray) else None for image in decoded],
         )
+
+    async def _decode(self, content: bytes, size: int) -> Pixels | ImageRefusedError:
+        """Decode a file in the first lane whose limits it keeps, or return why none of them can."""
+        refused = ImageRefusedError()
+        for lane in self._lanes:
+            try:
+                return await self._run_in(lane.threads, lane.decoders.read, content, size)
+            except LimitExceededError as error:
+                refused = error
+            except ImageRefusedError as error:
+                return error
+        return refused
 
     def _enqueue(self, predictor: Predictor, image: Pixels) -> asyncio.Future[Answer]:
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
@@ -143,9 +182,9 @@ class Batcher:
         while True:
             await asyncio.sleep(self.reload_seconds)
             try:
-                current = await self._run_in(self._decoders, find_current, self.name)
+                current = await self._run_in(self._reload, find_current, self.name)
                 if self.predictor and current != self.predictor.name:
-                    self.predictor = await self._run_in(self._decoders, load_predictor, self.name)
+                    self.predictor = await self._run_in(self._reload, load_predictor, self.name)
                     self.reloads += 1
                     LOG.info("switched to version %s", current)
             except Exception as error:

@@ -11,7 +11,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 OPEN = re.compile(
     r"/|/(assets|static)/.+|/theme\.css|/favicon\.ico|/manifest\.json|/gradio_api/(app_id|queue/join|queue/data)"
 )
-POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval'; img-src 'self' data:"  # Gradio compiles its templates
+# Gradio compiles its templates.
+POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval'; img-src 'self' data:; frame-ancestors 'none'"
+
+MAX_BRACKETS = 1000  # in what the page posts, an image and a few fields: a body of brackets takes seconds to parse
 
 
 class Gate:
@@ -39,4 +42,25 @@ class Gate:
             app = JSONResponse({"detail": "Not Found"}, 404)
         elif not length.isdecimal() or int(length) > self.max_bytes:
             app = JSONResponse({"detail": f"Expected Content-Length of at most {self.max_bytes}."}, 413)
+        elif scope["method"] == "POST":
+            body, more = bytearray(), True
+            while more:
+                message = await receive()
+                if message["type"] != "http.request":
+                    return
+                body += message.get("body", b"")
+                more = message.get("more_body", False)
+            if body.count(b"[") + body.count(b"{") > MAX_BRACKETS:
+                app = JSONResponse({"detail": "Expected one image in base64."}, 422)
+            receive = _replay(bytes(body), receive)
         await app(scope, receive, send_with_policy)
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """Return a `receive` that starts with a body that was read already."""
+    first: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Message:
+        return first.pop() if first else await receive()
+
+    return replay

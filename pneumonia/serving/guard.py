@@ -17,6 +17,7 @@ from pneumonia.serving.problems import refuse
 
 logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a malformed form is the sender's business
 API = "/v1/"
+STALL_SECONDS = 5  # without a byte of a body; the slowest line delivers some
 PROBES = ("/healthz", "/readyz")  # for whoever operates the service; they reveal nothing
 
 
@@ -30,7 +31,7 @@ def find_route(routes: Sequence[Route], scope: Scope) -> tuple[Match, Route | No
 class Guard:
     """ASGI middleware that refuses requests beyond the limits. Without the key only probes are answered.
 
-    The other limits apply below /v1/: elsewhere no body is read, or, as on the page, other limits apply.
+    The other limits apply below /v1/ and to every POST. What the page posts may be longer: see `gate`.
 
     Args:
         app: to protect.
@@ -56,7 +57,7 @@ class Guard:
             return await self.app(scope, receive, send)
         if problem := self._find_problem(scope):
             return await problem(scope, receive, send)
-        if not scope["path"].startswith(API):
+        if not _is_limited(scope):
             return await self.app(scope, receive, send)
         self.in_flight += 1
         try:
@@ -75,7 +76,7 @@ class Guard:
 
         try:
             async with deadline:
-                await self.app(scope, self._count(receive), note_start)
+                await self.app(scope, self._count(scope, receive), note_start)
         except TimeoutError:
             if started or not deadline.expired():
                 raise
@@ -92,11 +93,11 @@ class Guard:
         if match is Match.PARTIAL and route:
             allowed = ", ".join(sorted(route.methods or ()))
             return refuse(405, f"Allowed methods: {allowed}.", {"Allow": allowed})
-        if not path.startswith(API):
+        if not _is_limited(scope):
             return None
-        if match is Match.NONE:
+        if match is Match.NONE and path.startswith(API):
             return refuse(404, "No such path; /openapi.json lists all operations.")
-        return self._find_overload(headers.get("content-length", ""))
+        return self._find_overload(headers.get("content-length", "") if path.startswith(API) else "")
 
     def _find_overload(self, length: str) -> JSONResponse | None:
         if not self.is_ready():
@@ -120,16 +121,24 @@ class Guard:
                 keys.append(base64.b64decode(given.encode("latin-1")).partition(b":")[2])
         return any([hmac.compare_digest(key, self.key) for key in keys])
 
-    def _count(self, receive: Receive) -> Receive:
-        """Return a `receive` that raises 413 once the body exceeds the limit, whatever Content-Length says."""
-        size = 0
+    def _count(self, scope: Scope, receive: Receive) -> Receive:
+        """Return a `receive` that raises 413 or 408 once the body exceeds the limit or stalls, whatever it declares."""
+        size, more, limited = 0, True, scope["path"].startswith(API)
 
         async def count() -> Message:
-            nonlocal size
-            message = await receive()
+            nonlocal size, more
+            try:
+                message = await asyncio.wait_for(receive(), STALL_SECONDS if more else None)
+            except TimeoutError:
+                raise HTTPException(408, f"No data for {STALL_SECONDS} seconds.", {"Connection": "close"}) from None
+            more = message.get("more_body", False)
             size += len(message.get("body", b""))
-            if size > self.max_bytes:
+            if limited and size > self.max_bytes:
                 raise HTTPException(413, self._describe_limit())
             return message
 
         return count
+
+
+def _is_limited(scope: Scope) -> bool:
+    return scope["path"].startswith(API) or scope["method"] == "POST"

@@ -33,6 +33,7 @@ class Metrics(Collector):
         if predictor := self.batcher.predictor:
             yield InfoMetricFamily("pneumonia_model", "Current model.", {"version": Path(predictor.name).name})
         yield CounterMetricFamily("pneumonia_reloads", "Changes of the model.", self.batcher.reloads)
+        yield CounterMetricFamily("pneumonia_decoders_replaced", "Decoders beyond their limits.", self.batcher.replaced)
         yield CounterMetricFamily("pneumonia_batches", "Forward passes of the model.", self.batcher.batches)
 
     def count_images(self, reply: Reply) -> None:

@@ -15,6 +15,12 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from uploads import MULTIPART, PART, PNG
 
+from pneumonia.cli import serve as serve_command
+from pneumonia.serving import guard
+from pneumonia.serving.gate import Gate
+
+HALF = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"  # of a request
+
 
 def test_a_body_that_declares_itself_too_large_is_refused_unread(build: Build):
     status, problem, taken = call_app(build(max_upload_mb=1), dict, content_length=str(2**20 + 1))
@@ -79,6 +85,39 @@ def test_an_upload_that_never_ends_is_abandoned(build: Build):
     with listening(build(timeout_seconds=0.3)) as url, connected(url) as connection:
         connection.sendall(HEAD + PART)
         assert connection.recv(100).startswith(b"HTTP/1.1 503 ")
+
+
+@pytest.mark.parametrize("path", [b"/v1/predict", b"/gradio_api/queue/join"])
+def test_an_upload_that_stalls_makes_room_for_others(build: Build, path: bytes, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(guard, "STALL_SECONDS", 0.2)
+    app = build(max_in_flight=1)
+    app.mount("/", Gate(PlainTextResponse("page"), 10**7))
+    with listening(app) as url, connected(url) as connection:
+        connection.sendall(HEAD.replace(b"/v1/predict", path) + PART)
+        assert connection.recv(100).startswith(b"HTTP/1.1 408 ")
+        assert requests.post(f"{url}/v1/predict", files=attach(PNG), timeout=90).status_code == 200
+
+
+def test_what_the_page_posts_is_not_parsed_if_it_is_nested(build: Build):
+    app = build()
+    app.mount("/", Gate(PlainTextResponse("page"), 10**7))
+    client = TestClient(app)
+    assert client.post("/gradio_api/queue/join", content=b"[" * 10**6).status_code == 422
+    answer = client.post("/gradio_api/queue/join", content=b'{"data": []}')
+    assert answer.text == "page" and "frame-ancestors 'none'" in answer.headers["Content-Security-Policy"]
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"GET / HTTP/1.1\r\nHost: x\r\n", b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nGET"]
+)
+def test_a_connection_without_complete_headers_is_closed(build: Build, sent: bytes, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(serve_command, "HEADER_SECONDS", 0.3)
+    with listening(build(), http=serve_command.Protocol, timeout_keep_alive=1) as url, connected(url) as connection:
+        connection.settimeout(4)
+        connection.sendall(sent)
+        while connection.recv(1000):
+            pass
+        assert requests.get(f"{url}/healthz", timeout=20).status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ def test_more_files_than_the_limit_are_refused_and_none_is_decoded(
 ):
     with serve(max_files=2) as client:
         assert len(post(client, *JPEGS[:2])["images"]) == 2
-        monkeypatch.setattr(predictors["1"], "try_read", None)
+        monkeypatch.setattr(client.app.state.batcher, "_decode", None)  # pyright: ignore
         check_problem(client.post("/v1/predict", files=attach(*JPEGS[:3])), 422, "More than 2 files")
         check_problem(client.post("/v1/predict", content=PART * 400, headers=MULTIPART), 422, "More than 2 files")
 

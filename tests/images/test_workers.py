@@ -1,0 +1,138 @@
+"""A file that takes too much time or memory is refused alone: its decoder ends, and others go on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from struct import pack
+
+import numpy as np
+import psutil
+import pytest
+from dicoms import encode, encode_pillow, wrap
+from numpy.random import default_rng
+from projects import ROOT
+from pydicom import uid
+
+from pneumonia.images.decode import describe_image, read_image
+from pneumonia.images.refusal import ImageRefusedError
+from pneumonia.images.workers import Decoders, LimitExceededError
+
+NOISE = default_rng(0).integers(0, 256, (90, 70), dtype=np.uint8)
+FILES = {"jpeg": encode_pillow(NOISE, "jpeg"), "png": encode_pillow(NOISE, "png"), "dicom": encode(NOISE)}
+
+
+def segment(marker: int, content: bytes) -> bytes:
+    return pack(">BBH", 255, marker, len(content) + 2) + content
+
+
+def draw_scans(scans: int, side: int = 2000) -> bytes:
+    """Return a progressive JPEG of a blank image that sends the same coefficients again and again."""
+    blocks = (side + 7) // 8
+    head = b"\xff\xd8" + segment(0xDB, bytes(1) + b"\1" * 64)
+    head += segment(0xC2, pack(">BHHBBBB", 8, side, side, 1, 1, 0x11, 0))
+    # One code of one bit in each table: a difference of 0, and the end of all blocks of the scan.
+    head += segment(0xC4, b"\0" + b"\1" + bytes(16)) + segment(0xC4, b"\x10" + b"\1" + bytes(16))
+    first = segment(0xDA, b"\1\1\0\0\0\0") + bytes(blocks * blocks // 8 + 1)
+    scan = segment(0xDA, b"\1\1\0\1\x3f\0") + bytes(blocks * blocks // 8 + 1)
+    return head + first + scan * scans + b"\xff\xd9"
+
+
+SLOW = draw_scans(1500)
+LARGE = encode_pillow(np.zeros((7000, 7000, 3), np.uint8), "png")
+
+
+@pytest.fixture(scope="module")
+def decoders() -> Iterator[Decoders]:
+    with closing(Decoders(2, seconds=0.5, megabytes=100)) as decoders:
+        yield decoders
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_a_file_is_decoded_as_without_workers(decoders: Decoders, kind: str):
+    np.testing.assert_array_equal(decoders.read(FILES[kind], 32), read_image(FILES[kind], 32))
+    assert decoders.describe(FILES[kind]) == describe_image(FILES[kind])
+
+
+@pytest.mark.parametrize("content", [b"", b"none", FILES["png"][:900]], ids=["empty", "no image", "truncated"])
+def test_a_file_is_refused_for_the_same_reason_as_without_workers(decoders: Decoders, content: bytes):
+    with pytest.raises(ImageRefusedError) as expected:
+        read_image(content, 32)
+    with pytest.raises(ImageRefusedError) as found:
+        decoders.read(content, 32)
+    assert str(found.value) == str(expected.value) and not isinstance(found.value, LimitExceededError)
+
+
+def test_a_file_that_takes_too_long_is_refused_while_others_are_read(decoders: Decoders):
+    replaced = decoders.replaced
+    with ThreadPoolExecutor(2) as threads:
+        started = time.monotonic()
+        slow = threads.submit(decoders.describe, SLOW)
+        for _ in range(20):
+            decoders.read(FILES["jpeg"], 32)
+        assert not slow.done()
+        with pytest.raises(LimitExceededError, match=r"^takes more than 0.5 seconds to decode$"):
+            slow.result()
+    assert time.monotonic() - started < 10 and decoders.replaced == replaced + 1
+    with ThreadPoolExecutor(2) as threads:  # both of them, the new one too
+        assert len([*threads.map(decoders.read, [FILES["png"]] * 8, [32] * 8)]) == 8
+
+
+@pytest.mark.parametrize("content", [LARGE, encode(np.zeros((7000, 7000), np.uint16))], ids=["png", "dicom"])
+def test_a_file_that_takes_too_much_memory_is_refused_and_says_so(decoders: Decoders, content: bytes):
+    with pytest.raises(LimitExceededError, match=r"^takes more than 100 MB of memory to decode$"):
+        decoders.read(content, 32)
+    decoders.read(FILES["dicom"], 32)
+
+
+def test_a_process_that_is_killed_from_outside_is_replaced():
+    with closing(Decoders(1)) as decoders:
+        decoders.read(FILES["png"], 32)
+        os.kill(decoders._workers[0].process.pid, signal.SIGKILL)
+        decoders._workers[0].process.wait()
+        with pytest.raises(LimitExceededError, match="ends the process"):
+            decoders.read(FILES["png"], 32)
+        assert decoders.read(FILES["png"], 32).shape == (32, 32) and decoders.replaced == 1
+
+
+def test_decoders_that_are_closed_leave_no_process_not_even_a_busy_one():
+    with closing(Decoders(1)) as decoders, ThreadPoolExecutor(1) as threads:
+        slow = threads.submit(decoders.describe, draw_scans(9000))
+        time.sleep(1)
+        decoders.close()
+        with pytest.raises(ImageRefusedError):
+            slow.result(2)
+        assert decoders._workers[0].process.returncode == -signal.SIGKILL
+
+
+PARENT = """
+import sys
+from pneumonia.images.workers import Decoders
+decoders = Decoders(2)
+print(*(worker.process.pid for worker in decoders._workers), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_decoders_end_with_their_parent(number: int, tmp_path: Path):
+    command, environment = [sys.executable, "-c", PARENT], os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as parent:
+        assert parent.stdout
+        children = [psutil.Process(int(pid)) for pid in parent.stdout.readline().split()]
+        parent.send_signal(number)
+    assert len(children) == 2 and not psutil.wait_procs(children, timeout=20)[1]
+
+
+def test_a_compressed_dicom_that_asks_for_memory_ends_no_more_than_its_decoder(decoders: Decoders):
+    frame = segment(0xF7, pack(">BHHBBBB", 8, 8000, 8000, 1, 1, 0x11, 0)) + segment(0xDA, b"\1\1\0\0\0\0")
+    content = wrap(b"\xff\xd8" + frame + bytes(4000) + b"\xff\xd9", uid.JPEGLSLossless, np.zeros((8, 8), np.uint8),
+                   Rows=8000, Columns=8000)  # fmt: skip
+    with pytest.raises(ImageRefusedError):
+        decoders.read(content, 32)
+    decoders.read(FILES["dicom"], 32)
