@@ -70,8 +70,15 @@ def _digest_pictures(table: pd.DataFrame, decoders: Decoders, raw: Path) -> list
 
     Only images of one size can be one picture, so no other has to be decoded at full size.
     """
+
+    def digest(path: str, sha256: str) -> str:
+        try:
+            return decoders.digest(read_file(raw / path))
+        except ImageRefusedError:  # too much at full size, so nothing can be said of its copies
+            return sha256
+
     files = table[table["reason"].isna()].drop_duplicates("sha256")
     alike = files[files.duplicated(["width", "height"], keep=False)]
-    digests = map_threads(lambda path: decoders.digest(read_file(raw / path)), list(alike["path"]), desc="pixels")
-    found = dict(zip(alike["sha256"], digests, strict=True))
+    digests = map_threads(digest, list(alike["path"]), list(alike["sha256"]), desc="pixels")
+    found: dict[str, str] = dict(zip(alike["sha256"], digests, strict=True))
     return [found.get(sha256, sha256) for sha256 in table["sha256"]]
