@@ -112,11 +112,9 @@ def test_heic_is_refused_with_how_to_convert_it(brand: bytes):
         read_image(pack(">I", 24) + b"ftyp" + brand + bytes(200), 8)
 
 
-@pytest.mark.parametrize(
-    "name", ["SC_rgb_small_odd.dcm", "SC_rgb_rle.dcm", "SC_rgb_jpeg_gdcm.dcm", "SC_ybr_full_422_uncompressed.dcm"]
-)
+@pytest.mark.parametrize("name", ["rgb_small_odd", "rgb_rle", "rgb_jpeg_gdcm", "ybr_full_422_uncompressed"])
 def test_a_secondary_capture_in_colour_becomes_grey(name: str):
-    assert describe_image(shipped(name)).mode.startswith(("DICOM RGB", "DICOM YBR"))
+    assert describe_image(shipped(f"SC_{name}.dcm")).mode.startswith(("DICOM RGB", "DICOM YBR"))
 
 
 def test_a_colour_capture_of_grey_has_the_pixels_of_the_same_image_as_png():
@@ -143,11 +141,12 @@ def bomb_tiff(**tags: int) -> bytes:
     return b"II*\0" + pack("<IH", 8, 400) + entries + bytes(500_000)
 
 
+SEGMENTS = encode(GREY, "JPEG").replace(b"\xff\xdb", b"\xff\xe1\0\x09Exif\0\0a" * 2000 + b"\xff\xdb", 1)
 ANIMATED = {"save_all": True, "append_images": [GREY.point(lambda value: 255 - value)]}
 BOMBS = {
     "scans": (repeat_scans(890), "too many JPEG scans"),
     "segments": (
-        encode(GREY, "JPEG").replace(b"\xff\xdb", b"\xff\xe1\0\x09Exif\0\0a" * 2000 + b"\xff\xdb", 1),
+        SEGMENTS,
         "too many JPEG scans",
     ),
     "blank pixels": (encode(Image.new("RGBA", (7000, 7000))), "more than 200 times its size"),
