@@ -26,7 +26,8 @@ def evaluate(
     models = {path.stem: load_model(path) for path in (initial, finetuned)}
     used = (dataset, splits, initial, finetuned, train_history, finetune_history)
     found = evaluate_models(models, images.val, images.test, read_records(splits), params, cache)
-    draw_learning_curves(out / "learning_curves.png", *map(pd.read_csv, used[-2:]), data.notice)
+    histories = pd.read_csv(train_history), pd.read_csv(finetune_history)
+    draw_learning_curves(out / "learning_curves.png", *histories, data.notice)
     write_evaluation(out, found, params, data.notice)
     fit_images(models["finetuned"], images.train, images.val, cache).write(novelty)
     write_json(found.points["finetuned"].bind(finetuned, novelty, data.notice).model_dump(), point)
