@@ -80,5 +80,5 @@ def _digest_pictures(table: pd.DataFrame, decoders: Decoders, raw: Path) -> list
     files = table[table["reason"].isna()].drop_duplicates("sha256")
     alike = files[files.duplicated(["width", "height"], keep=False)]
     digests = map_threads(digest, list(alike["path"]), list(alike["sha256"]), desc="pixels")
-    found: dict[str, str] = dict(zip(alike["sha256"], digests, strict=True))
-    return [found.get(sha256, sha256) for sha256 in table["sha256"]]
+    found = dict(zip(alike["sha256"], digests, strict=True))
+    return [found.get(sha256) or sha256 for sha256 in table["sha256"]]
