@@ -106,8 +106,8 @@ def summary(inside: Path) -> Path:
     ("HEAD", "plots\\ diff*", INTERRUPT, KeyboardInterrupt, "It was interrupted."),
     ("nowhere", "repro\\ report", INTERRUPT, KeyboardInterrupt, "It was interrupted."),
     ("nowhere", "repro\\ report", "exit 1", InputError, "The pipeline failed."),
-    ("nowhere", "repro\\ report", "echo {} >reports/metrics.json; exit", InputError, "metrics.json is not the file"),
     ("nowhere", "repro\\ report", "echo x >reports/split.json; exit", ValueError, "JSONDecodeError"),
+    ("nowhere", "repro\\ report", "echo {} >reports/metrics.json; exit", InputError, "metrics.json is not the file"),
 ])  # fmt: skip
 def test_a_step_that_fails_or_is_interrupted_is_what_the_summary_says(
     base: str, commands: str, action: str, error: type[BaseException], said: str, inside: Path, summary: Path,
