@@ -16,6 +16,8 @@ def check_png(content: bytes) -> int | None:
     place, bits, others = 8, None, []
     while place + 8 <= len(content):
         size, name = unpack_from(">I4s", content, place)
+        if name == b"IEND":  # decoders ignore what follows
+            break
         if name == b"acTL" and size == 8 and unpack_from(">I", content, place + 8)[0] != 1:
             refuse("an animation instead of one image")
         if name == b"sBIT" and size:

@@ -109,7 +109,7 @@ def check_non_inferior(champion: Evidence, challenger: Evidence, margins: Mappin
     """
     images = find_common_images(champion, challenger)
     bounds = bound_gains(*_arrange(images, champion, challenger))
-    lows = {metric: round(bounds[metric], 6) for metric in margins}
+    lows = {metric: round(float(bounds[metric]), 6) for metric in margins}
     what = f"minus {champion.name}'s, lower bound, at least"
     return [
         Check(f"{metric} {what}", lows[metric], -margin, lows[metric] >= -margin) for metric, margin in margins.items()

@@ -68,7 +68,7 @@ def get_version(name: str) -> ModelVersion:
     if found := find_alias(name):
         return found
     versions = list_versions()
-    if found := [version for version in versions if str(version.version) == name]:
+    if found := [version for version in versions if name.isdecimal() and int(name) == int(version.version)]:
         return found[0]
     numbers = sorted(int(version.version) for version in versions)
     raise InputError(

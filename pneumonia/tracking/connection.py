@@ -123,8 +123,8 @@ def connect() -> str:
         _use(file)
     else:
         _be_patient()
-    client = mlflow.MlflowClient()
     try:
+        client = mlflow.MlflowClient()
         experiment = client.get_experiment_by_name(EXPERIMENT)
     except MlflowException as error:
         if find_server() or explain(error):

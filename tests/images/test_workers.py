@@ -43,8 +43,9 @@ def draw_scans(scans: int, side: int = 2000) -> bytes:
     return head + first + scan * scans + b"\xff\xd9"
 
 
-SLOW = draw_scans(1500)
-LARGE = encode_pillow(np.zeros((7000, 7000, 3), np.uint8), "png")
+# Within what is checked before decoding: 100 scans, 64 million pixels, a twentieth of a byte for each pixel.
+SLOW = draw_scans(90, side=2600)
+LARGE = encode_pillow(np.repeat(default_rng(0).integers(0, 256, (175, 7000, 3), dtype=np.uint8), 40, axis=0), "png")
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ WHY_NOT = {
     r"make (ui|serve)|curl": "serves until it is stopped; tests/cli/test_serve.py and tests/tracking/test_server.py do",
     r"serving\.md: (export|mlflow|echo)": "serves until it is stopped; tests/registry/test_mlflow_model.py does",
     r"server\.md: (export|mkdir|initdb|pg_|mlflow|  |make repro|cp)": "PostgreSQL: tests/tracking/test_server.py",
-    r"registry (promote|rollback)": "needs further versions; tests/cli/test_registry.py has them",
+    r"registry (promote|rollback|resume)": "needs further versions; tests/cli/test_registry.py has them",
     r"(s3|gs|azure|ssh)://|endpointurl": "needs an account; tests/pipeline/test_remotes.py has a server of its own",
     r"retraining\.md: (make push|dvc pull|dvc add|git add)": "needs a remote; tests/pipeline/test_remotes.py has one",
 }  # fmt: skip

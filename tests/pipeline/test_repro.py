@@ -148,7 +148,8 @@ def test_each_phase_is_a_run_with_a_metric_per_epoch(once: Path) -> None:
         assert phase.data.params["train.learning_rate"] == "0.01"
 
 
-def test_evaluation_adds_test_metrics_and_figures_to_both_runs(once: Path) -> None:
+def test_evaluation_adds_test_metrics_and_figures_to_both_runs(once: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(once)  # locations in the store are relative
     for phase, name in zip(runs(once), ("initial", "finetuned"), strict=True):
         assert phase.data.metrics["test_roc_auc"] == metrics(once)[name]["roc_auc"]
         figures = client(once).list_artifacts(phase.info.run_id, "figures")
@@ -218,6 +219,7 @@ def test_a_killed_training_goes_on_after_its_last_finished_epoch(kill: Callable[
     killed = start(finished, "dvc", "repro", "train")
     wait_for(finished, ".cache/training/train-*/history.json")
     kill(killed.pid, signal.SIGKILL)
+    killed.wait()
     resumed = run("dvc", "repro", "train", cwd=finished)  # at once: the stage may have half a second to live
     killed.communicate()
     assert "Resuming after epoch" in resumed.stdout

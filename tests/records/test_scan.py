@@ -11,7 +11,7 @@ from PIL import Image
 
 from pneumonia.core.files import sha256_bytes
 from pneumonia.core.tables import DTYPES, REFUSED_DTYPES, count_unknown
-from pneumonia.records import scan
+from pneumonia.images.workers import Decoders
 from pneumonia.records.scan import scan_images
 
 
@@ -98,7 +98,7 @@ def test_a_pixel_that_differs_by_one_or_another_shape_is_another_picture(tmp_pat
 
 def test_only_images_that_may_be_one_picture_are_decoded_at_full_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     decoded: list[bytes] = []
-    monkeypatch.setattr(scan, "digest_pixels", lambda content: decoded.append(content) or "pixels")
+    monkeypatch.setattr(Decoders, "digest", lambda _, content: decoded.append(content) or "pixels")
     one, same, other = draw_image(9), draw_image(9) + b"\0", encode(NOISE)
     files = {"one": one, "the same file": one, "same": same, "of another size": other, "its copy": other}
     records, _ = scan_images(fill(tmp_path, {f"all/NORMAL/{name}": content for name, content in files.items()}))

@@ -453,7 +453,7 @@ def test_a_run_begun_on_one_server_is_sent_to_no_other(
     gate.rule = lambda number, method, path: None
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)  # by another address it counts as another server
     assert send_spooled() == 0
-    assert f"the beginning of its run is on {gate.uri}" in capsys.readouterr().out
+    assert f"the beginning of its run is in {gate.uri}" in capsys.readouterr().out
     monkeypatch.setenv("MLFLOW_TRACKING_URI", gate.uri)
     assert send_spooled() == 1
     check_complete(began, ended)

@@ -17,7 +17,7 @@ from projects import ROOT, clean_environment
 STAGE = """
 import os, subprocess, sys, time
 from pathlib import Path
-from pneumonia.core.parent import end_with_dvc
+from pneumonia.core.stage import end_with_dvc
 
 child = subprocess.Popen(["sleep", "60"])
 Path("child").write_text(str(child.pid))
