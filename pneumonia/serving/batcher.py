@@ -118,7 +118,7 @@ class Batcher:
         """Decode and score the files of one request.
 
         Args:
-            contents: bytes of JPEG, PNG or DICOM files; anything else is refused in its place.
+            contents: bytes of image files; anything else is refused in its place.
             explain: add a heat map per image.
         """
         predictor = self.predictor

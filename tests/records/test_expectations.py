@@ -149,3 +149,23 @@ def test_the_real_release_passes_with_its_known_warnings(tmp_path: Path) -> None
     failed = {name: found.unexpected for name, found in checks.items() if not found.success}
     assert failed == {"no_copies": 32, "one_folder_per_patient": 170}
     assert "30 images have some" in checks["no_copies"].expected
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "value"),
+    [
+        ("full_depth", "mode", "I;16 of 12 bits"),
+        ("radiographs", "modality", "CT"),
+        ("frontal_views", "view", "LL"),
+        ("chests", "body_part", "HAND"),
+    ],
+)
+def test_what_is_no_frontal_chest_radiograph_in_full_depth_is_a_warning(
+    name: str, column: str, value: str, tmp_path: Path
+) -> None:
+    found = check(put(3, column, value)(draw_records()), tmp_path)[name]
+    assert (found.severity, found.success, found.examples) == (
+        "warning",
+        False,
+        (f"train/PNEUMONIA/image3.jpeg ({value})",),
+    )
