@@ -22,8 +22,9 @@ COLUMNS = ["probability", "decision", "novel", "error"]
 class PneumoniaClassifier(PythonModel):
     """Map images to the calibrated probability of pneumonia and a decision.
 
-    An image is the bytes of a file that the pipeline reads, these bytes in base64, the path of such a file, or grey values 0
-    to 255 as numpy.uint8 (height, width) or as a list of lists. A server refuses paths, which would name its own files.
+    An image is the bytes of a file that the pipeline reads, these bytes in base64, the path of such a file, or grey
+    values 0 to 255 as numpy.uint8 (height, width) or as a list of lists. A server refuses paths, which would name its
+    own files.
     """
 
     def load_context(self, context: Any) -> None:
