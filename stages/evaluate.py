@@ -10,6 +10,7 @@ from pneumonia.core.params import CacheParams, ComputeParams, DataParams, Evalua
 from pneumonia.core.stage import run_stage
 from pneumonia.core.tables import read_records
 from pneumonia.evaluation.figures import draw_learning_curves
+from pneumonia.evaluation.metrics import describe_metrics
 from pneumonia.evaluation.novelty import fit_images
 from pneumonia.evaluation.outputs import evaluate_models, write_evaluation
 from pneumonia.models.activations import ActivationCache
@@ -31,11 +32,9 @@ def evaluate(
     write_evaluation(out, found, params, data.notice)
     fit_images(models["finetuned"], images.train, images.val, cache).write(novelty)
     write_json(found.points["finetuned"].bind(finetuned, novelty, data.notice).model_dump(), point)
-    write_json(found.measure(), metrics)
+    write_json(measured := found.measure(), metrics)
     write_digests((*used, point, novelty, metrics, out / "predictions.csv"), out / "digests.json")
-    best = found.measure()["finetuned"]
-    shown = ", ".join(f"{name} {best[name]:.4f}" for name in ("roc_auc", "f1", "sensitivity", "specificity"))
-    return f"{len(images.test.labels):,} test images, {shown} at threshold {best['threshold']:.3g}"
+    return f"{len(images.test.labels):,} test images, {describe_metrics(measured['finetuned'])}"
 
 
 if __name__ == "__main__":

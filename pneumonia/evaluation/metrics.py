@@ -1,6 +1,6 @@
 """Measure a binary classifier on weighted images; pneumonia is the positive class."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -123,3 +123,9 @@ def _prepare_ranking(p: Floats, ill: npt.NDArray[np.bool_]) -> Callable[[Floats]
 def _accumulate(weights: Floats) -> Floats:
     """Return the weight of all images before each, and of all in one more column."""
     return np.pad(weights.cumsum(axis=1), ((0, 0), (1, 0)))
+
+
+def describe_metrics(metrics: Mapping[str, float]) -> str:
+    """Return what a model reaches at its threshold in a line, of metrics as `compute_metrics` returns them."""
+    shown = ", ".join(f"{name} {metrics[name]:.4f}" for name in ("roc_auc", "f1", "sensitivity", "specificity"))
+    return f"{shown} at threshold {metrics['threshold']:.3g}"

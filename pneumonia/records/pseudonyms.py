@@ -5,10 +5,8 @@ import os
 import secrets
 from pathlib import Path
 
-from filelock import FileLock
-
 from pneumonia.core.errors import InputError
-from pneumonia.core.files import project_home, replacing
+from pneumonia.core.files import locked, project_home, replacing
 
 VARIABLE, FILE = "PNEUMONIA_PATIENT_KEY", ".patient_key"
 
@@ -27,8 +25,7 @@ def read_key() -> bytes:
     if value := os.environ.get(VARIABLE):
         return os.fsencode(value)
     path = project_home() / FILE
-    (lock := project_home() / ".cache" / "patient_key.lock").parent.mkdir(exist_ok=True)
-    with FileLock(lock):
+    with locked(project_home() / ".cache" / "patient_key", "making the key of pseudonyms"):
         if not path.exists():
             _make_key(path)
     try:

@@ -118,6 +118,12 @@ def write_record(trail: dict[int, Record], record: Record) -> None:
     mlflow.MlflowClient().set_registered_model_tag(MODEL_NAME, key, json.dumps(record))
 
 
+def make_record(action: str, version: str | None, former: str | None, by: str, reason: str) -> Record:
+    """Return a record of this moment, not forced and without evidence; its fields are listed at `read_audit`."""
+    record = {"action": action, "version": version, "former": former, "by": by, "at": stamp()}
+    return record | {"reason": reason, "forced": False, "evidence": {}}
+
+
 def check_record(record: Record, frozen: bool) -> None:
     """Refuse a record without a required reason, or longer than a tag may be.
 

@@ -6,7 +6,7 @@ from typing import Any
 import mlflow
 
 from pneumonia.core.errors import InputError
-from pneumonia.registry.audit import Record, check_record, find_freeze, read_trail, stamp, write_record
+from pneumonia.registry.audit import Record, check_record, find_freeze, make_record, read_trail, write_record
 from pneumonia.registry.lock import JUDGE_AGAIN, PromotionRefusedError, hold_lock
 from pneumonia.registry.versions import MODEL_NAME
 from pneumonia.tracking.connection import reaching
@@ -42,8 +42,7 @@ def promote(
                 expected=f"version {expected} as champion, as when it was judged" if expected else "no champion yet",
                 remedy=JUDGE_AGAIN,
             )
-        record = {"action": "promote", "version": str(version), "former": champion, "by": by, "at": stamp()}
-        record |= {"reason": reason, "forced": forced, "evidence": evidence}
+        record = make_record("promote", str(version), champion, by, reason) | {"forced": forced, "evidence": evidence}
         return _move_champion(ensure_held, trail, record)
 
 
@@ -68,8 +67,7 @@ def rollback(reason: str, by: str) -> Record:
                 expected="a champion before the present one on the audit trail",
                 remedy=PROMOTE,
             )
-        record = {"action": "rollback", "version": former, "former": champion, "by": by, "at": stamp()}
-        return _move_champion(ensure_held, trail, record | {"reason": reason, "forced": False, "evidence": {}})
+        return _move_champion(ensure_held, trail, make_record("rollback", former, champion, by, reason))
 
 
 @reaching("lifting the freeze")
@@ -90,8 +88,7 @@ def resume(reason: str, by: str) -> Record:
             raise InputError(
                 "Promotion is not frozen.", expected="a rollback that nothing followed", remedy="do nothing"
             )
-        record = {"action": "resume", "version": champion, "former": champion, "by": by, "at": stamp()}
-        check_record(record := record | {"reason": reason, "forced": False, "evidence": {}}, frozen=True)
+        check_record(record := make_record("resume", champion, champion, by, reason), frozen=True)
         ensure_held()
         write_record(trail, record)
         return record

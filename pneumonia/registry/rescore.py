@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from pneumonia.core.dataset import read_dataset
 from pneumonia.core.errors import InputError
 from pneumonia.core.params import ComputeParams
 from pneumonia.core.runtime import use_precision
+from pneumonia.core.tables import read_predictions
 from pneumonia.registry.gate import may_register
 from pneumonia.registry.package import Package
 from pneumonia.registry.versions import find_version
@@ -27,7 +27,7 @@ def ensure_scores(package: Package, dataset: Path, compute: ComputeParams) -> No
     from pneumonia.inference.predictor import Predictor  # loads TensorFlow, which a known version does not need
 
     use_precision(compute.precision)
-    test, stored = read_dataset(dataset).test, pd.read_csv(package.predictions).set_index("path")["finetuned"]
+    test, stored = read_dataset(dataset).test, read_predictions(package.predictions).set_index("path")["finetuned"]
     asked = [0, len(test.labels) // 2, len(test.labels) - 1]
     answers = Predictor.read(package.model).predict(test.images[asked])
     expected = stored.reindex(test.paths[asked])
