@@ -57,18 +57,24 @@ def test_a_file_is_refused_for_the_same_reason_as_without_workers(decoders: Deco
     assert str(found.value) == str(expected.value) and not isinstance(found.value, LimitExceededError)
 
 
-def test_a_file_that_takes_too_long_is_refused_while_others_are_read():
-    with closing(Decoders(2, seconds=0.2)) as decoders, ThreadPoolExecutor(2) as threads:
+def test_a_file_that_takes_too_long_is_refused():
+    with closing(Decoders(1, seconds=0.05)) as decoders:
+        with pytest.raises(LimitExceededError, match=r"^takes more than 0.05 seconds to decode$"):
+            decoders.describe(SLOW)
+        assert decoders.replaced == 1
+
+
+def test_others_are_read_while_a_decoder_hangs_and_by_its_successor():
+    with closing(Decoders(2, seconds=1)) as decoders, ThreadPoolExecutor(2) as threads:
         decoders.read(FILES["png"], 32)  # both have started
-        slow = threads.submit(decoders.describe, SLOW)
+        hanging = threads.submit(decoders._ask, time.sleep, 60)
         for _ in range(20):
             decoders.read(FILES["jpeg"], 32)
-        assert not slow.done()
-        with pytest.raises(LimitExceededError, match=r"^takes more than 0.2 seconds to decode$"):
-            slow.result()
-        assert decoders.replaced == 1
-        # Both of them, the new one too.
+        assert not hanging.done()
+        with pytest.raises(LimitExceededError):
+            hanging.result()
         assert len([*threads.map(decoders.read, [FILES["png"]] * 8, [32] * 8)]) == 8
+        assert decoders.replaced == 1
 
 
 @pytest.mark.parametrize("content", [LARGE, encode(np.zeros((7000, 7000), np.uint16))], ids=["png", "dicom"])
@@ -91,7 +97,7 @@ def test_a_process_that_is_killed_from_outside_is_replaced():
 def test_decoders_that_are_closed_leave_no_process_not_even_a_busy_one():
     with closing(Decoders(1)) as decoders, ThreadPoolExecutor(1) as threads:
         decoders.read(FILES["png"], 32)
-        slow = threads.submit(decoders.describe, SLOW)
+        slow = threads.submit(decoders._ask, time.sleep, 60)
         time.sleep(0.1)
         decoders.close()
         with pytest.raises(ImageRefusedError):
