@@ -12,6 +12,7 @@ from benchmarks import pipeline
 from benchmarks.tables import Ways, describe, tabulate, tabulate_served, tabulate_ways
 from pneumonia.core.errors import InputError
 from pneumonia.core.files import replacing
+from pneumonia.core.paths import list_files
 from pneumonia.sources.folder import fetch_folder
 from pneumonia.sources.phantom import draw_phantoms
 
@@ -75,7 +76,7 @@ class Bench:
         else:
             draw_phantoms(self.images, form.phantoms, seed=7)
         kind = "radiographs from a folder" if data else "synthetic radiographs, whose results mean nothing clinically"
-        self.origin = f"Measured on {pipeline.count_images(self.images):,} {kind}, with the settings of params.yaml.\n"
+        self.origin = f"Measured on {len(list_files(self.images)):,} {kind}, with the settings of params.yaml.\n"
 
     def compare(self, case: Case) -> Ways:
         """Train on a sample of the images both ways, once per case."""
@@ -119,7 +120,7 @@ class Bench:
     def floor(self) -> Iterator[str]:
         """Time all stages, and find the least that training can take."""
         project, stages = self.whole
-        number = f"{pipeline.count_images(self.images):,}"
+        number = f"{len(list_files(self.images)):,}"
         yield f"## `dvc repro` of {number} radiographs, from the raw folder to a version\n"
         yield tabulate(("stage", "seconds"), [(name, f"{seconds:.1f}") for name, seconds in stages.items()])
         passes = pipeline.run_floor(project)

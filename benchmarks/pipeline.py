@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from pneumonia.core.errors import InputError
+from pneumonia.core.paths import list_files
 from pneumonia.core.tables import CLASSES
 
 ROOT = Path(__file__).parent.parent
@@ -117,29 +118,25 @@ def set_params(project: Path, changes: dict[str, Any]) -> None:
         path.write_text(yaml.safe_dump(params | {name: params[name] | values for name, values in changes.items()}))
 
 
-def count_images(images: Path) -> int:
-    """Return the number of files in <images>/<folder>/<label>/."""
-    return sum(1 for _ in images.glob("*/*/*"))
-
-
 def sample_images(images: Path, number: int, out: Path) -> None:
     """Link a random sample into <out>/train/<label>/: the same one in each call, stratified by class.
 
     Raises:
         InputError: there are not enough images.
     """
-    total = count_images(images)
-    if total < number:
+    files = list_files(images)
+    if len(files) < number:
         raise InputError(
-            f"A sample of {number:,} images cannot be drawn from {total:,}.",
+            f"A sample of {number:,} images cannot be drawn from {len(files):,}.",
             expected=f"a folder with at least {number:,} images",
             remedy="choose a larger folder as --data, or --parts without phases and scaling",
         )
     for label in CLASSES:
-        found = sorted(images.glob(f"*/{label}/*"))
-        (out / "train" / label).mkdir(parents=True)
-        for image in random.Random(0).sample(found, round(number * len(found) / total)):
-            link(image, out / "train" / label / image.name)
+        found = [file for file in files if file.relative_to(images).parts[1] == label]
+        for image in random.Random(0).sample(found, round(number * len(found) / len(files))):
+            place = out / "train" / Path(*image.relative_to(images).parts[1:])
+            place.parent.mkdir(parents=True, exist_ok=True)
+            link(image, place)
 
 
 def link(image: Path, target: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pneumonia.core.files import project_home
 from pneumonia.core.params import DataParams
+from pneumonia.core.paths import list_files
 from pneumonia.core.stage import run_stage
 from pneumonia.sources.download import fetch_kaggle, fetch_mendeley
 from pneumonia.sources.folder import fetch_folder
@@ -26,8 +27,7 @@ def fetch(out: Path, data: DataParams) -> str:
             fetch_folder(data.path, out)
     if table:
         shutil.copyfile(table, out / table.name)
-    files = sum(1 for path in out.glob("*/*/**/*") if not path.is_dir())
-    return f"{files:,} files from source {data.source}"
+    return f"{len(list_files(out)):,} files from source {data.source}"
 
 
 if __name__ == "__main__":

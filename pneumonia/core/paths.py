@@ -1,4 +1,4 @@
-"""Show the names of files, which may be any bytes on Linux, and tell which files may be images."""
+"""Show the names of files, which may be any bytes on Linux, and tell which files may be images and of which format."""
 
 import os
 import re
@@ -9,10 +9,18 @@ SUFFIXES = (
     *(".jpeg", ".jpg", ".jpe", ".jfif", ".png", ".dcm", ".dicom", ".ima"),
     *(".tif", ".tiff", ".webp", ".bmp", ".heic", ".heif"),
 )
-# How JPEG, PNG, TIFF, BMP, WebP, HEIC and DICOM begin, for files whose suffix says nothing.
-_BEGINNING = re.compile(
-    rb"\xff\xd8\xff|\x89PNG\r\n|II\*\0|MM\0\*|BM.{4}\0{4}|RIFF.{4}WEBP|.{4}ftyp(hei|mif)|.{128}DICM", re.DOTALL
-)
+# How a file of each format begins, whatever its name: a preamble of DICOM may look like any other format.
+_BEGINNINGS = {
+    "DICOM": rb".{128}DICM",
+    "JPEG": rb"\xff\xd8\xff",
+    "PNG": rb"\x89PNG\r\n\x1a\n",
+    "TIFF": rb"II[*+]\0|MM\0[*+]",
+    "WEBP": rb"RIFF.{4}WEBP",
+    "BMP": rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0",  # the sizes that its second header may have
+    "HEIC": rb".{4}ftyp(?:hei|hev|mif1|msf1)",
+    "AVIF": rb".{4}ftypavi[fs]",
+}
+_BEGINNING = re.compile(b"|".join(b"(?P<%s>%s)" % (k.encode(), v) for k, v in _BEGINNINGS.items()), re.DOTALL)
 
 
 def to_text(name: str | Path) -> str:
@@ -48,4 +56,15 @@ def has_suffix(name: str) -> bool:
 
 def _begins_like_image(path: Path) -> bool:
     with path.open("rb") as file:
-        return _BEGINNING.match(file.read(132)) is not None
+        return bool(find_format(file.read(132)))
+
+
+def find_format(content: bytes) -> str:
+    """Return the format as which a file begins: one that can be read, or HEIC or AVIF; empty for any other."""
+    match = _BEGINNING.match(content)
+    return match.lastgroup or "" if match else ""
+
+
+def list_files(raw: Path) -> list[Path]:
+    """Return every file below the class folders <raw>/<source folder>/<label>/, sorted."""
+    return sorted(path for path in raw.glob("*/*/**/*") if not path.is_dir())

@@ -11,6 +11,7 @@ from PIL import Image
 
 from pneumonia.core.dataset import Pixels
 from pneumonia.core.files import sha256_bytes
+from pneumonia.core.paths import find_format
 from pneumonia.images.raster import read_raster
 from pneumonia.images.refusal import MAX_BYTES, ImageRefusedError, refuse
 
@@ -113,7 +114,7 @@ def _decode(content: bytes, at_least: int) -> tuple[Pixels, ImageInfo]:
     """
     if not content:
         refuse("empty file")
-    if content[128:132] == b"DICM":
+    if find_format(content) == "DICOM":
         from pneumonia.images.dicom import read_dicom  # pydicom is slow to import, and only DICOM needs it
 
         image = read_dicom(content)

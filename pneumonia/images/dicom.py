@@ -15,6 +15,7 @@ from pydicom.pixels import get_decoder
 from pydicom.tag import BaseTag, Tag
 
 from pneumonia.core.dataset import Pixels
+from pneumonia.core.paths import find_format
 from pneumonia.images.display import show
 from pneumonia.images.jpeg import check_jpeg, check_plain_jpeg
 from pneumonia.images.refusal import MAX_PIXELS, ImageRefusedError, check_size, refuse
@@ -94,7 +95,7 @@ def read_patient_id(content: bytes) -> bytes:
 
     It identifies a person: never store, show or log it.
     """
-    if content[128:132] != b"DICM":
+    if find_format(content) != "DICOM":
         return b""
     try:
         value = _parse(content, [Tag("PatientID")])[0].get_item("PatientID").value  # pyright: ignore

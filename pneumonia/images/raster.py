@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from pneumonia.core.dataset import Pixels
+from pneumonia.core.paths import find_format
 from pneumonia.images.depth import scale_depth
 from pneumonia.images.jpeg import check_jpeg
 from pneumonia.images.png import check_png
@@ -18,12 +19,10 @@ from pneumonia.images.webp import check_webp
 warnings.simplefilter("error", Image.DecompressionBombWarning)  # a reason to refuse a file, not to print
 # Filters are global and files are read in threads, so they are set once. What Pillow warns of is read or refused.
 warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
-FORMATS = {
-    b"\xff\xd8\xff": "JPEG",
-    b"\x89PNG\r\n\x1a\n": "PNG",
-    **dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "TIFF"),
-    b"RIFF": "WEBP",
-    b"BM": "BMP",
+_READ = ("JPEG", "PNG", "TIFF", "WEBP", "BMP")
+_CONVERT = {
+    "HEIC": "HEIC: convert to JPEG or PNG first, for example with heif-convert or sips",
+    "AVIF": "AVIF: convert to JPEG or PNG first, for example with avifdec",
 }
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
 _BYTES = {"L": 1, "P": 1, "1": 1, "I;16": 2, "I;16B": 2}  # of a decoded pixel; 4 in any other mode
@@ -53,9 +52,9 @@ def read_raster(content: bytes, at_least: int) -> Raster:
     Raises:
         ImageRefusedError: the file is damaged, truncated, too large, of another format or of several images.
     """
-    kind = next((kind for magic, kind in FORMATS.items() if content.startswith(magic)), "")
-    if not kind or (kind == "WEBP" and content[8:12] != b"WEBP"):
-        refuse(_name_other(content))
+    kind = find_format(content)
+    if kind not in _READ:
+        refuse(_CONVERT.get(kind, f"not a {', '.join(_READ)} or DICOM file"))
     try:
         stated, exif = _check(content, kind)
         image = Image.open(BytesIO(content), formats=[kind])
@@ -71,15 +70,6 @@ def read_raster(content: bytes, at_least: int) -> Raster:
         refuse("damaged or truncated: its header cannot be read")
     except Exception as error:  # Pillow's readers may raise anything
         refuse(f"damaged or truncated: {error}")
-
-
-def _name_other(content: bytes) -> str:
-    brand = content[8:12]
-    if content[4:8] == b"ftyp" and brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"):
-        return "HEIC: convert to JPEG or PNG first, for example with heif-convert or sips"
-    if content[4:8] == b"ftyp" and brand in (b"avif", b"avis"):
-        return "AVIF: convert to JPEG or PNG first, for example with avifdec"
-    return f"not a {', '.join(dict.fromkeys(FORMATS.values()))} or DICOM file"
 
 
 def _check(content: bytes, kind: str) -> tuple[int | None, bytes]:

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from pneumonia.core.files import sha256_bytes
-from pneumonia.core.paths import to_text
+from pneumonia.core.paths import list_files, to_text
 from pneumonia.core.runtime import count_threads, map_threads
 from pneumonia.core.tables import DTYPES, REFUSED_DTYPES
 from pneumonia.images.decode import read_file
@@ -30,7 +30,7 @@ def scan_images(raw: Path, patients: str = "auto") -> tuple[pd.DataFrame, pd.Dat
     Raises:
         InputError: as in `find_patients`.
     """
-    files = sorted(path for path in raw.glob("*/*/**/*") if not path.is_dir())
+    files = list_files(raw)
     with closing(Decoders(count_threads())) as decoders:
         rows = map_threads(partial(_scan, decoders, raw), files, desc="images")
         table = pd.DataFrame(rows, columns=[*DTYPES, "reason"])
