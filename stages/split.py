@@ -17,7 +17,8 @@ def split(records: Path, out: Path, report: Path, params: SplitParams, data: Dat
     described = describe_splits(assigned, images=len(table))
     write_json(described, report)
     sizes = ", ".join(f"{name} {described[name]['images']:,}" for name in SPLITS)
-    crossing = "unknown" if described["crossing_patients"] is None else described["crossing_patients"]
+    least, known = described["crossing_patients_at_least"], described["crossing_patients"] is not None
+    crossing = least if known else f"at least {least}, as some are unknown" if least else "unknown"
     return f"{sizes}; patients in several splits: {crossing}; {described['left_out']} images left out"
 
 

@@ -20,7 +20,7 @@ def read_key() -> bytes:
     """Return the key: PNEUMONIA_PATIENT_KEY, or the file .patient_key of the project, which the first use makes.
 
     Raises:
-        InputError: the file cannot be read or is empty.
+        InputError: the file cannot be read, is empty, or is open to other users.
     """
     if value := os.environ.get(VARIABLE):
         return os.fsencode(value)
@@ -29,11 +29,17 @@ def read_key() -> bytes:
         if not path.exists():
             _make_key(path)
     try:
-        key = path.read_bytes().strip()
+        key, mode = path.read_bytes().strip(), path.stat().st_mode & 0o777
     except OSError as error:
         raise _bad_key(f"{FILE} cannot be read: {error.strerror}.") from None
     if not key:
         raise _bad_key(f"{FILE} is empty.")
+    if mode & 0o077:
+        raise InputError(
+            f"{FILE} is open to other users of this machine (mode {mode:o}).",
+            expected="mode 600: whoever has the key can trace pseudonyms back",
+            remedy=f"chmod 600 {FILE}, or where that has no effect, set {VARIABLE} and delete the file",
+        )
     return key
 
 

@@ -143,11 +143,20 @@ def _check(table: pd.DataFrame, params: SplitParams) -> None:
 
 
 def count_crossing(table: pd.DataFrame) -> dict[str, int | None]:
-    """Count the patients, None where any is unknown, and the pictures, copies as one, in more than one split."""
+    """Count the patients and the pictures, copies as one, in more than one split.
+
+    `crossing_patients` is None where any patient is unknown; of those that are known, `crossing_patients_at_least` do.
+    """
+    known = table[table["patient_id"] != ""]
     patients, files = (
-        int((table.groupby(column)["split"].nunique() > 1).sum()) for column in ("patient_id", "pixels_sha256")
+        int((rows.groupby(column)["split"].nunique() > 1).sum())
+        for rows, column in ((known, "patient_id"), (table, "pixels_sha256"))
     )
-    return {"crossing_patients": None if count_unknown(table) else patients, "crossing_files": files}
+    return {
+        "crossing_patients": None if count_unknown(table) else patients,
+        "crossing_patients_at_least": patients,
+        "crossing_files": files,
+    }
 
 
 def describe_splits(table: pd.DataFrame, images: int) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def describe_checks(params: Params, leaks: Leaks, copies: int, unknown: int) -> 
 
     Args:
         params: all parameters.
-        leaks: crossing_patients and crossing_files of the split report; None is unknown.
+        leaks: crossing_patients, crossing_patients_at_least and crossing_files of the split report; None is unknown.
         copies: radiographs set aside as another had the same pixels.
         unknown: radiographs whose patient is unknown.
     """
@@ -92,8 +92,8 @@ def describe_checks(params: Params, leaks: Leaks, copies: int, unknown: int) -> 
     return [
         f"{removed} Near-identical radiographs were not searched for.",
         _describe_patients(params.data.patients, unknown),
-        f"Patients in more than one split: {_count(leaks['crossing_patients'])}. "
-        f"Identical radiographs in more than one split: {_count(leaks['crossing_files'])}.",
+        f"Patients in more than one split: {_count(leaks)}. "
+        f"Identical radiographs in more than one split: {leaks['crossing_files']:,}.",
     ]
 
 
@@ -106,15 +106,18 @@ def _describe_patients(rule: str, unknown: int) -> str:
     return f"Patients are told apart by {source} only{doubt if unknown else ''}."
 
 
-def _count(number: int | None) -> str:
-    return "unknown" if number is None else f"{number:,}"
+def _count(leaks: Leaks) -> str:
+    """Return how many patients cross, as far as it is known."""
+    least = f"{leaks['crossing_patients_at_least']:,}"
+    unknown = "unknown" if least == "0" else f"at least {least}, and unknown how many more"
+    return least if leaks["crossing_patients"] is not None else unknown
 
 
 def describe_independence(leaks: Leaks) -> str:
     """Return how far the test split is independent of training and of every choice, as far as the run checked it."""
-    patients, files = leaks["crossing_patients"], leaks["crossing_files"]
-    if patients or files:
-        counts = ((patients, "patients"), (files, "identical radiographs"))
+    patients, least, files = (leaks[f"crossing_{name}"] for name in ("patients", "patients_at_least", "files"))
+    if least or files:
+        counts = ((least, "patients" if patients == least else "patients or more"), (files, "identical radiographs"))
         found = " and ".join(f"{number:,} {what}" for number, what in counts if number)
         return (
             f"The test split is not independent of training and validation: {found} occur in more than one split, so "

@@ -49,7 +49,7 @@ def describe_run(
     records = read_records(splits)
     counts = json.loads(split.read_text())
     checked = json.loads(validation.read_text())
-    leaks = {name: counts[name] for name in ("crossing_patients", "crossing_files", "left_out")}
+    leaks = {name: count for name, count in counts.items() if name not in SPLITS}
     copies = checked["images"] - len(records) - counts["left_out"]
     return {
         "params": params,

@@ -74,6 +74,14 @@ def test_an_empty_key_is_refused_with_what_to_do(project: Path, content: bytes):
         read_key()
 
 
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o777])
+def test_a_key_that_others_may_read_is_refused_with_what_to_do(project: Path, mode: int):
+    read_key()
+    (project / ".patient_key").chmod(mode)
+    with pytest.raises(InputError, match=rf"mode {mode:o}(.|\n)*chmod 600"):
+        read_key()
+
+
 def test_a_key_that_cannot_be_read_is_refused(project: Path):
     (project / ".patient_key").mkdir()
     with pytest.raises(InputError, match="cannot be read: Is a directory"):

@@ -197,8 +197,14 @@ def test_crossing_patients_and_files_are_counted_separately():
             "split": ["train", "val", "test", "test", "train"],
         }
     )
-    assert count_crossing(table) == {"crossing_patients": 1, "crossing_files": 1}
-    assert count_crossing(table.assign(patient_id="")) == {"crossing_patients": None, "crossing_files": 1}
+    assert count_crossing(table) == {"crossing_patients": 1, "crossing_patients_at_least": 1, "crossing_files": 1}
+
+
+def test_patients_known_to_cross_are_counted_where_others_are_unknown():
+    table = pd.DataFrame(
+        {"patient_id": ["a", "a", "", "", ""], "pixels_sha256": list("12345"), "split": ["train", "val"] * 2 + ["test"]}
+    )
+    assert count_crossing(table) == {"crossing_patients": None, "crossing_patients_at_least": 1, "crossing_files": 0}
 
 
 def forget(records: pd.DataFrame, images: int) -> pd.DataFrame:

@@ -12,7 +12,14 @@ from pneumonia.reporting.claims import KERMANY, Leaks, collect_claims
 
 PARAMS = load_params(ROOT / "params.yaml")
 SOURCES, STRATEGIES = ("phantom", "kaggle", "mendeley", "folder"), ("patient", "stratified", "original")
-NO_LEAK, LEAK = {"crossing_patients": 0, "crossing_files": 0}, {"crossing_patients": 7, "crossing_files": 3}
+
+
+def leak(patients: int | None = 0, files: int = 0, least: int | None = None) -> dict[str, int | None]:
+    least = (patients or 0) if least is None else least
+    return {"crossing_patients": patients, "crossing_patients_at_least": least, "crossing_files": files}
+
+
+NO_LEAK, UNKNOWN = leak(), leak(None)
 # What may be said of the published data set only, in lower case.
 OF_KERMANY = ("kermany", "guangzhou", "10.17632", "paediatric", "children", "cc by", "one hospital", "graders")
 
@@ -52,7 +59,7 @@ def test_copies_are_said_to_be_removed_where_they_were(source: str, strategy: st
 
 
 @each_run
-@pytest.mark.parametrize("leaks", [NO_LEAK, LEAK, NO_LEAK | {"crossing_files": 3}, NO_LEAK | {"crossing_patients": 7}])
+@pytest.mark.parametrize("leaks", [NO_LEAK, leak(7, 3), leak(files=3), leak(7)])
 def test_independence_is_claimed_where_nothing_crosses_splits_only(
     source: str, strategy: str, drop_duplicates: bool, leaks: Leaks
 ):
@@ -72,9 +79,6 @@ def test_figures_are_those_of_one_run_on_one_split(source: str, strategy: str, d
     )
 
 
-UNKNOWN = {"crossing_patients": None, "crossing_files": 0}
-
-
 @pytest.mark.parametrize("rule", ["auto", "each_image", "patients.csv", "(?P<patient>.)"])
 def test_unknown_patients_are_counted_and_nothing_is_claimed_of_them(rule: str):
     params = change("folder", patients=rule)
@@ -86,8 +90,14 @@ def test_unknown_patients_are_counted_and_nothing_is_claimed_of_them(rule: str):
 
 
 def test_copies_in_more_than_one_split_count_where_patients_are_unknown():
-    text = write(change("folder"), UNKNOWN | {"crossing_files": 3}, unknown=1)
+    text = write(change("folder"), leak(None, 3), unknown=1)
     assert "3 identical radiographs occur in more than one split, so the figures flatter" in text
+
+
+def test_patients_known_to_cross_count_where_others_are_unknown():
+    text = write(change("folder"), leak(None, least=2), unknown=1)
+    assert "patients in more than one split: at least 2, and unknown how many more." in text
+    assert "not independent of training and validation: 2 patients or more occur in more than one split" in text
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ def test_figures_of_a_split_that_patients_or_files_cross_are_called_flattering(
     once: Path, tmp_path: Path, crossing: str | None
 ) -> None:
     found = describe(once)
-    leaks = found["leaks"] | ({crossing: 7} if crossing else {})
+    leaks = found["leaks"] | ({crossing: 7, f"{crossing}_at_least": 7} if crossing else {})
     run = found | {"leaks": leaks} | collect_claims(found["params"], leaks, 0, 0)
     for text in write_both(once, tmp_path, run):
         assert ("flatter the model" in text) == bool(crossing)
