@@ -19,8 +19,8 @@ from typing import Any
 import yaml
 
 from pneumonia.core.errors import InputError
+from pneumonia.core.names import CLASSES
 from pneumonia.core.paths import list_files
-from pneumonia.core.tables import CLASSES
 
 ROOT = Path(__file__).parent.parent
 PHASES = ("train", "finetune")

@@ -5,9 +5,10 @@ from pathlib import Path
 from pneumonia.augment.build import build_dataset
 from pneumonia.augment.samples import draw_altered, draw_samples
 from pneumonia.core.dataset import write_dataset
+from pneumonia.core.names import SPLITS
 from pneumonia.core.params import AugmentParams, DataParams, ModelParams
 from pneumonia.core.stage import run_stage
-from pneumonia.core.tables import SPLITS, read_records
+from pneumonia.core.tables import read_records
 from pneumonia.models.backbones import find_image_size
 
 

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from pneumonia.core.files import write_json
+from pneumonia.core.names import SPLITS
 from pneumonia.core.params import DataParams, SplitParams
 from pneumonia.core.stage import run_stage
-from pneumonia.core.tables import SPLITS, read_records, write_table
+from pneumonia.core.tables import read_records, write_table
 from pneumonia.records.splits import assign_splits, describe_splits
 
 

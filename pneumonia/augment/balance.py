@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 
+from pneumonia.core.names import CLASSES
 from pneumonia.core.params import AugmentParams
-from pneumonia.core.tables import CLASSES
 
 
 def balance(train: pd.DataFrame, params: AugmentParams) -> pd.DataFrame:

@@ -9,9 +9,9 @@ import pandas as pd
 from pneumonia.augment.balance import balance, weigh_classes
 from pneumonia.augment.views import draw_view
 from pneumonia.core.dataset import Dataset, Split
+from pneumonia.core.names import CLASSES, SPLITS
 from pneumonia.core.params import AugmentParams
 from pneumonia.core.runtime import map_threads
-from pneumonia.core.tables import CLASSES, SPLITS
 from pneumonia.images.decode import read_image
 
 

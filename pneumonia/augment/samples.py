@@ -8,7 +8,7 @@ import pandas as pd
 
 from pneumonia.core.dataset import Pixels, Split
 from pneumonia.core.figure import caption, drawing
-from pneumonia.core.tables import CLASSES
+from pneumonia.core.names import CLASSES
 
 SAMPLES = 4  # of each class
 ORIGINALS, ALTERED = 5, 3  # columns, and at most so many rows below the originals

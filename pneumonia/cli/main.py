@@ -5,8 +5,10 @@ import os
 import signal
 import sys
 from importlib import import_module
+from typing import TextIO
 
 from pneumonia.core.errors import InputError
+from pneumonia.core.stage import explain_full_disk
 from pneumonia.tracking.connection import reaching
 
 # Each is a module beside this one with `add_arguments` and `run`.
@@ -21,7 +23,9 @@ COMMANDS = {
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run one command; an InputError becomes a message without traceback and exit status 1.
+    """Run one command; an InputError or a full disk becomes a message without traceback and exit status 1.
+
+    Ctrl+C ends it quietly with 130, a reader that has enough with 141.
 
     Args:
         arguments: the command and its own arguments; those of the process by default.
@@ -34,17 +38,36 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND")
     given = sys.argv[1:] if arguments is None else arguments
     name = parser.parse_args(given[:1]).command
-    module = import_module(f"pneumonia.cli.{name}")
-    parser = argparse.ArgumentParser(prog=f"python -m pneumonia {name}", description=module.__doc__)
-    module.add_arguments(parser)
-    options = vars(parser.parse_args(given[1:]))
     try:
-        with reaching():
-            module.run(**options)
+        _run(name, given[1:])
         sys.stdout.flush()
     except InputError as error:
         raise SystemExit(str(error)) from None
+    except KeyboardInterrupt:
+        raise SystemExit(128 + signal.SIGINT) from None
     except BrokenPipeError:  # whoever reads has enough, as `head` does
-        for stream in (1, 2):  # Python would write what is left as it exits
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+        _discard(sys.stdout, sys.stderr)
         raise SystemExit(128 + signal.SIGPIPE) from None
+    except Exception as error:
+        if not (full := explain_full_disk(error)):
+            raise
+        try:
+            sys.stdout.flush()
+        except OSError:  # it is what has no space
+            _discard(sys.stdout)
+        raise SystemExit(str(full)) from error
+
+
+def _run(name: str, given: list[str]) -> None:
+    module = import_module(f"pneumonia.cli.{name}")
+    parser = argparse.ArgumentParser(prog=f"python -m pneumonia {name}", description=module.__doc__)
+    module.add_arguments(parser)
+    options = vars(parser.parse_args(given))
+    with reaching():
+        module.run(**options)
+
+
+def _discard(*streams: TextIO) -> None:
+    """Drop what streams still hold; Python would write it as it exits."""
+    for stream in streams:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

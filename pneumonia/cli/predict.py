@@ -44,7 +44,7 @@ def run(paths: Sequence[str], model: str, output: Literal["table", "json", "csv"
 
     Raises:
         InputError: no path matches an image, there is no such model, or nothing can be written to `heatmap`.
-        SystemExit: with status 1 if a row has an error, with 130 after Ctrl+C.
+        SystemExit: with status 1 if a row has an error.
     """
     images, others = find_images(paths)
     if others:
@@ -53,11 +53,7 @@ def run(paths: Sequence[str], model: str, output: Literal["table", "json", "csv"
     if heatmap:
         _probe(heatmap)
     predictor = load_predictor(model)
-    try:
-        failed = _print_answers(predictor, images, output, heatmap)
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
-    if failed:
+    if failed := _print_answers(predictor, images, output, heatmap):
         print(f"{failed} of {len(images)} file(s) refused or without heat map.", file=sys.stderr)
         raise SystemExit(1)
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from pneumonia.core.errors import InputError
 from pneumonia.core.files import replacing
-from pneumonia.core.tables import SPLITS
+from pneumonia.core.names import SPLITS
 
 Pixels = npt.NDArray[np.uint8]
 

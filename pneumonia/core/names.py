@@ -1,8 +1,10 @@
-"""Know the names that files and folders of data sets have: the one place that does."""
+"""Know the names of classes and splits, and those that files and folders of data sets have: the one place that does."""
 
 import re
 from pathlib import PurePosixPath
 
+CLASSES = ("NORMAL", "PNEUMONIA")  # the index is the label's number
+SPLITS = ("train", "val", "test")
 CLASS_FOLDERS = {"normal": "NORMAL", "pneumonia": "PNEUMONIA"}  # in lower case, and the class that each stands for
 SPLIT_FOLDERS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
 RULES = ("auto", "folder", "dicom", "each_image")  # of data.patients, beside a table and a pattern

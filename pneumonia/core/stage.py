@@ -45,18 +45,18 @@ def run_stage(stage: Callable[..., str]) -> None:
     except InputError as error:
         raise SystemExit(f"{stage.__name__}: {error}") from None
     except Exception as error:
-        if not (full := _explain_full_disk(error)):
+        if not (full := explain_full_disk(error)):
             raise
         raise SystemExit(f"{stage.__name__}: {full}") from error
     print(f"{stage.__name__}: {summary} ({time.monotonic() - start:.0f} s)")
 
 
-def _explain_full_disk(error: BaseException | None) -> InputError | None:
+def explain_full_disk(error: BaseException | None) -> InputError | None:
     """Return what to tell people if the operating system found no space, whatever a library made of its answer."""
     while error and not (isinstance(error, OSError) and error.errno in _NO_SPACE):
         error = error.__cause__ or error.__context__
     return error and InputError(
-        f"{error.filename or 'A file'} could not be written: {error.strerror}.",
+        f"{error.filename or 'A file or standard output'} could not be written: {error.strerror}.",
         expected="enough free space for all outputs; what was there before is untouched",
         remedy="free some space (make clean-cache, dvc gc -w) and run the same command again",
     )

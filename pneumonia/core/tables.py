@@ -1,4 +1,4 @@
-"""The CSV tables that stages exchange, and the names of classes and splits."""
+"""The CSV tables that stages exchange."""
 
 import csv
 from collections.abc import Iterable
@@ -10,15 +10,13 @@ import pandas as pd
 from pneumonia.core.errors import InputError
 from pneumonia.core.files import replacing
 
-CLASSES = ("NORMAL", "PNEUMONIA")  # the index is the label's number
-SPLITS = ("train", "val", "test")
 DTYPES = {
     "path": "str",  # below the raw folder, with /
     "label": "str",  # one of CLASSES
     "patient_id": "str",  # empty where it is unknown
     "source_folder": "str",  # train, val, test or all
     "sha256": "str",  # of the file, 64 hexadecimal digits
-    "pixels_sha256": "str",  # of the grey pixels; of the file where no other image has the same size
+    "pixels_sha256": "str",  # of the grey pixels; of the file for a large JPEG that is the only image of its size
     "width": "int64",  # pixels
     "height": "int64",
     "mode": "str",  # of the pixels, as in images.decode.ImageInfo

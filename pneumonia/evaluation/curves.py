@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from pneumonia.core.tables import CLASSES
+from pneumonia.core.names import CLASSES
 from pneumonia.evaluation.metrics import Labels, Probabilities
 
 

@@ -25,7 +25,7 @@ from sklearn.metrics import (
 
 from pneumonia.core.dataset import Pixels
 from pneumonia.core.figure import drawing
-from pneumonia.core.tables import CLASSES
+from pneumonia.core.names import CLASSES
 
 mpl.use("Agg")
 _QUANTITIES = {"loss": "Loss", "auc": "ROC AUC", "f1": "F1", "accuracy": "Accuracy"}

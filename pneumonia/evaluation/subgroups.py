@@ -7,8 +7,7 @@ import numpy as np
 import pandas as pd
 
 from pneumonia.core.dataset import Pixels
-from pneumonia.core.names import parse_kind
-from pneumonia.core.tables import CLASSES
+from pneumonia.core.names import CLASSES, parse_kind
 from pneumonia.evaluation.intervals import Patients, measure_intervals
 from pneumonia.evaluation.metrics import Labels, Probabilities
 

@@ -17,6 +17,7 @@ from pneumonia.images.refusal import MAX_BYTES, ImageRefusedError, refuse
 
 # Filters are global and files are read in threads, so this one is set once. What pydicom warns of is read or refused.
 warnings.filterwarnings("ignore", module="pydicom")
+_SMALL = 2**18  # bytes of a JPEG up to which reduced decoding saves less than decoding a second time costs
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class ImageInfo:
         mode: Pillow's, or DICOM and photometric interpretation. "I;16 of 12 bits" holds fewer bits than it could, which
             only its largest value tells; "I;16, stated 12" says so itself.
         contrast: standard deviation of the grey values, 0 to 127.5.
+        pixels_sha256: as `digest_pixels` returns it; empty for a large JPEG, which is decoded at a part of its size.
         modality: of DICOM, such as "DX"; empty where not stated.
         view: of DICOM, such as "PA"; empty where not stated.
         body_part: of DICOM, such as "CHEST"; empty where not stated.
@@ -38,6 +40,7 @@ class ImageInfo:
     height: int
     mode: str
     contrast: float = 0
+    pixels_sha256: str = ""
     modality: str = ""
     view: str = ""
     body_part: str = ""
@@ -66,11 +69,13 @@ def describe_image(content: bytes) -> ImageInfo:
     Raises:
         ImageRefusedError: the file is empty, damaged, truncated, too large, of several images or of another format.
     """
-    grey, info = _decode(content, at_least=64)
+    reduced = len(content) > _SMALL and find_format(content) == "JPEG"
+    grey, info = _decode(content, at_least=64 if reduced else 0)
     counts = Image.fromarray(grey).histogram()  # exact, and without a copy of eight bytes a pixel
     total = sum(count * value for value, count in enumerate(counts))
     squares = sum(count * value**2 for value, count in enumerate(counts))
-    return replace(info, contrast=sqrt(grey.size * squares - total**2) / grey.size)
+    contrast = sqrt(grey.size * squares - total**2) / grey.size
+    return replace(info, contrast=contrast, pixels_sha256="" if reduced else _digest(grey))
 
 
 def read_image(content: bytes, size: int) -> Pixels:
@@ -98,7 +103,10 @@ def digest_pixels(content: bytes) -> str:
     Args:
         content: of a file that `describe_image` accepts.
     """
-    grey, _ = _decode(content, at_least=0)
+    return _digest(_decode(content, at_least=0)[0])
+
+
+def _digest(grey: Pixels) -> str:
     return sha256_bytes(b"%d %d " % grey.shape + grey.tobytes())
 
 
@@ -119,6 +127,6 @@ def _decode(content: bytes, at_least: int) -> tuple[Pixels, ImageInfo]:
 
         image = read_dicom(content)
         height, width = image.grey.shape
-        return image.grey, ImageInfo(width, height, f"DICOM {image.photometric}", 0, *image.stated)
+        return image.grey, ImageInfo(width, height, f"DICOM {image.photometric}", 0, "", *image.stated)
     grey, width, height, mode = read_raster(content, at_least)
     return grey, ImageInfo(width, height, mode)

@@ -95,6 +95,7 @@ def _decode(image: Image.Image, at_least: int, stated: int | None, exif: bytes) 
     tags: dict[int, int] = getattr(image, "tag_v2", {})  # of a TIFF, which Pillow turns upright itself
     inverted, turned = tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO, tags.get(ORIENTATION)
     (width, height), mode = image.size, image.mode
+    deep = ";16" in str(getattr(image, "tile", ""))  # if there are several channels, Pillow keeps the upper eight bits
     if at_least:
         image.draft("L", (at_least, at_least))
     image.load()
@@ -105,6 +106,8 @@ def _decode(image: Image.Image, at_least: int, stated: int | None, exif: bytes) 
     else:
         image.info.pop("transparency", None)  # Pillow warns if it cannot keep it
         grey = np.asarray(image.convert("L"))
+        if deep and grey.max() < 2**6:
+            refuse("colour of 16 bits that holds 14 or fewer: save it as grey, or with 8 bits")
     way = 1 if turned else read_orientation(exif or _find_exif(image))
     if way >= 5:
         width, height = height, width

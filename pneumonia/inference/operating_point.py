@@ -9,8 +9,8 @@ from pydantic import Field, ValidationError
 
 from pneumonia.core.errors import InputError
 from pneumonia.core.files import bad_digest, sha256_file
+from pneumonia.core.names import CLASSES
 from pneumonia.core.params import Section, Share
-from pneumonia.core.tables import CLASSES
 
 
 class OperatingPoint(Section):

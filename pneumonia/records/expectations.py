@@ -14,8 +14,9 @@ from great_expectations.data_context.types.base import ProgressBarsConfig
 from pandas import DataFrame, Series
 
 from pneumonia.core.errors import EXAMPLES
+from pneumonia.core.names import CLASSES
 from pneumonia.core.params import DataParams, ValidateParams
-from pneumonia.core.tables import CLASSES, DTYPES
+from pneumonia.core.tables import DTYPES
 from pneumonia.records.check import Check, read_check
 from pneumonia.records.data_docs import write_data_docs
 

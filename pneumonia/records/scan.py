@@ -18,7 +18,7 @@ from pneumonia.records.patients import find_patients
 
 
 def scan_images(raw: Path, patients: str = "auto") -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Read everything below <raw>/<source folder>/<label>/ once, in parallel, and twice what may be one picture.
+    """Read everything below <raw>/<source folder>/<label>/ once, in parallel, and large JPEGs of one size twice.
 
     Args:
         raw: folder of the images.
@@ -55,6 +55,7 @@ def _scan(decoders: Decoders, raw: Path, file: Path) -> dict[str, Any]:
         "label": label,
         "source_folder": source_folder,
         "sha256": sha256_bytes(content),
+        "pixels_sha256": image.pixels_sha256,
         "width": image.width,
         "height": image.height,
         "mode": image.mode,
@@ -68,7 +69,7 @@ def _scan(decoders: Decoders, raw: Path, file: Path) -> dict[str, Any]:
 def _digest_pictures(table: pd.DataFrame, decoders: Decoders, raw: Path) -> list[str]:
     """Return a digest per image that is the same for the same picture in other bytes.
 
-    Only images of one size can be one picture, so no other has to be decoded at full size.
+    Those that were decoded at full size have one. Of the others, only images of one size can be one picture.
     """
 
     def digest(path: str, sha256: str) -> str:
@@ -78,7 +79,7 @@ def _digest_pictures(table: pd.DataFrame, decoders: Decoders, raw: Path) -> list
             return sha256
 
     files = table[table["reason"].isna()].drop_duplicates("sha256")
-    alike = files[files.duplicated(["width", "height"], keep=False)]
-    digests = map_threads(digest, list(alike["path"]), list(alike["sha256"]), desc="pixels")
+    alike = files[files.duplicated(["width", "height"], keep=False) & files["pixels_sha256"].eq("")]
+    digests = map_threads(digest, list(alike["path"]), list(alike["sha256"]), desc="pixels") if len(alike) else []
     found = dict(zip(alike["sha256"], digests, strict=True))
-    return [found.get(sha256) or sha256 for sha256 in table["sha256"]]
+    return [row.pixels_sha256 or found.get(row.sha256, row.sha256) for row in table.itertuples()]  # pyright: ignore

@@ -10,8 +10,9 @@ from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
 from pneumonia.core.errors import EXAMPLES, InputError
+from pneumonia.core.names import CLASSES, SPLITS
 from pneumonia.core.params import SplitParams
-from pneumonia.core.tables import CLASSES, SPLITS, count_unknown, tell_apart
+from pneumonia.core.tables import count_unknown, tell_apart
 
 
 def assign_splits(records: pd.DataFrame, params: SplitParams, each_image: bool = False) -> pd.DataFrame:

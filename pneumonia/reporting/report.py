@@ -9,8 +9,9 @@ from typing import Any
 import pandas as pd
 
 from pneumonia.core.files import sha256_file
+from pneumonia.core.names import CLASSES, SPLITS
 from pneumonia.core.params import Params
-from pneumonia.core.tables import CLASSES, SPLITS, count_unknown, read_records
+from pneumonia.core.tables import count_unknown, read_records
 from pneumonia.inference.operating_point import OperatingPoint
 from pneumonia.reporting.claims import collect_claims
 from pneumonia.reporting.render import render

@@ -19,8 +19,9 @@ from mlflow.tracking.context.registry import resolve_tags
 
 from pneumonia.core.dataset import Dataset, read_dataset
 from pneumonia.core.files import sha256_file
+from pneumonia.core.names import SPLITS
 from pneumonia.core.params import Params
-from pneumonia.core.tables import SPLITS, write_table
+from pneumonia.core.tables import write_table
 from pneumonia.tracking.connection import connect
 from pneumonia.tracking.provenance import describe_code
 from pneumonia.tracking.runs import Phase, find_run, link_initial_run

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pneumonia.augment.balance import balance
+from pneumonia.core.names import CLASSES
 from pneumonia.core.params import AugmentParams
 from pneumonia.core.params_file import load_params
-from pneumonia.core.tables import CLASSES
 
 USUAL = load_params().augment
 

@@ -13,9 +13,9 @@ from PIL import Image
 from pneumonia.augment.build import build_dataset, read_split, seed_view
 from pneumonia.augment.views import draw_view
 from pneumonia.core.dataset import Pixels, write_dataset
+from pneumonia.core.names import CLASSES
 from pneumonia.core.params import AugmentParams
 from pneumonia.core.params_file import load_params
-from pneumonia.core.tables import CLASSES
 from pneumonia.images.decode import read_image
 
 USUAL = load_params().augment

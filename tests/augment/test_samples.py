@@ -14,9 +14,9 @@ from PIL import Image
 from pneumonia.augment.build import build_dataset
 from pneumonia.augment.samples import ALTERED, ORIGINALS, draw_altered, draw_samples, find_altered
 from pneumonia.core.dataset import Pixels, Split
+from pneumonia.core.names import CLASSES
 from pneumonia.core.params import PHANTOM_NOTICE, AugmentParams
 from pneumonia.core.params_file import load_params
-from pneumonia.core.tables import CLASSES
 
 WAYS: list[tuple[Any, int]] = [("augment", 1), ("augment", 3), ("undersample", 1), ("class_weight", 3), ("none", 1)]
 Shown = list[tuple[str, Pixels]]

@@ -11,7 +11,7 @@ import pytest
 
 from pneumonia.core.dataset import Dataset, Split, read_dataset, write_dataset
 from pneumonia.core.errors import InputError
-from pneumonia.core.tables import SPLITS
+from pneumonia.core.names import SPLITS
 
 
 def make_split(number: int) -> Split:

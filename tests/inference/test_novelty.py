@@ -23,8 +23,8 @@ from pneumonia.augment.build import read_split
 from pneumonia.augment.views import draw_view
 from pneumonia.core.dataset import Pixels, Split
 from pneumonia.core.errors import InputError
+from pneumonia.core.names import SPLITS
 from pneumonia.core.params import AugmentParams, CacheParams, ComputeParams, ModelParams, SplitParams, SplitRatios
-from pneumonia.core.tables import SPLITS
 from pneumonia.evaluation.novelty import fit_images, fit_novelty, gather_features
 from pneumonia.inference.novelty import CELLS, Novelty, expose_channels, join_features
 from pneumonia.models.activations import ActivationCache, run_batches

@@ -14,9 +14,10 @@ from pictures import encode as encode_image
 from PIL import Image
 
 from pneumonia.core.errors import InputError
+from pneumonia.core.names import CLASSES
 from pneumonia.core.params import DataParams
 from pneumonia.core.params_file import load_params
-from pneumonia.core.tables import CLASSES, read_records
+from pneumonia.core.tables import read_records
 from stages.fetch import fetch
 from stages.merge import merge
 from stages.split import split
