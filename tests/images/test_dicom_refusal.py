@@ -121,21 +121,49 @@ def test_anything_but_one_grey_image_is_refused_with_the_reason(read: Callable[[
         read(content)
 
 
+def wrap_ls(*segments: bytes) -> bytes:
+    """Return JPEG-LS with segments before the frame of an image of 8 x 8."""
+    frame = b"\xff\xf7" + pack(">HBHHBBBB", 11, 8, 8, 8, 1, 1, 0x11, 0) + b"\xff\xda\0\x08\1\1\0\0\0\0" + bytes(9)
+    return wrap(b"\xff\xd8" + b"".join(segments) + frame + b"\xff\xd9", uid.JPEGLSLossless, SMALL)
+
+
 SAYS_SMALL = b"\xff\xfe\x00\x0d\xff\xc3" + pack(">HBHH", 11, 12, 8, 131) + b"\0\0"  # a comment like a frame header
+PLAIN = encode_lossless_jpeg(WIDE, 12)
+SCAN = PLAIN.index(b"\xff\xda")
+FORGED = {
+    "fewer rows": (lie(LOSSLESS, "Rows", 8, 97), "a JPEG whose size is not"),
+    "fewer columns": (lie(LOSSLESS, "Columns", 8, 131), "a JPEG whose size is not"),
+    "a comment like a frame header": (
+        wrap(b"\xff\xd8" + SAYS_SMALL + PLAIN[2:], uid.JPEGLosslessSV1, WIDE, Rows=8),
+        "a JPEG whose size is not",
+    ),
+    "two scans of one component": (
+        wrap(PLAIN[:-2] + PLAIN[SCAN:], uid.JPEGLosslessSV1, WIDE),
+        "more scans than components",
+    ),
+    "a hierarchy (DHP)": (wrap_ls(b"\xff\xde" + pack(">HBHHBBBB", 11, 8, 65535, 65535, 1, 1, 17, 0)), "marker ffde"),
+    "a palette (LSE 2)": (wrap_ls(b"\xff\xf8\0\x08\2\1\1\0\0\0"), "marker fff8"),
+    "a larger size (LSE 4)": (wrap_ls(b"\xff\xf8\0\x0c\4\4" + pack(">II", 65535, 65535)), "marker fff8"),
+}
 
 
 @needs_pylibjpeg
-@pytest.mark.parametrize(
-    "content",
-    [
-        lie(LOSSLESS, "Rows", 8, 97),
-        lie(LOSSLESS, "Columns", 8, 131),
-        wrap(b"\xff\xd8" + SAYS_SMALL + encode_lossless_jpeg(WIDE, 12)[2:], uid.JPEGLosslessSV1, WIDE, Rows=8),
-    ],
-)
-def test_a_jpeg_of_another_size_than_the_header_is_not_decoded(content: bytes, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(get_decoder(uid.JPEGLosslessSV1), "as_array", lambda *_, **__: pytest.fail("decoded"))
-    with pytest.raises(ImageRefusedError, match="a JPEG whose size is not"):
+@pytest.mark.parametrize("case", FORGED)
+def test_a_jpeg_that_is_not_one_plain_image_of_the_headers_size_is_not_decoded(
+    case: str, monkeypatch: pytest.MonkeyPatch
+):
+    content, reason = FORGED[case]
+    for syntax in (uid.JPEGLosslessSV1, uid.JPEGLSLossless):
+        monkeypatch.setattr(get_decoder(syntax), "as_array", lambda *_, **__: pytest.fail("decoded"))
+    with pytest.raises(ImageRefusedError, match=reason):
+        read_dicom(content)
+
+
+def test_a_baseline_jpeg_of_too_many_scans_is_refused_before_decoding():
+    jpeg = encode_pillow(IMAGE, "JPEG")
+    scan = jpeg.index(b"\xff\xda")
+    content = wrap(jpeg[:scan] + b"\xff\xda\0\x08\1\1\0\0\x3f\0" * 100 + jpeg[scan:], uid.JPEGBaseline8Bit, IMAGE)
+    with pytest.raises(ImageRefusedError, match="too many JPEG scans"):
         read_dicom(content)
 
 

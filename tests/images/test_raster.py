@@ -6,6 +6,7 @@ from typing import Any
 from zlib import compress, crc32
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from dicoms import IMAGE, NARROW, shipped
 from dicoms import encode as encode_dicom
@@ -95,6 +96,29 @@ def test_sixteen_bits_are_divided_by_257(top: int, seed: int):
     assert np.array_equal(read_image(encode(Image.fromarray(values)), 8), values // 257)
 
 
+def encode_colour(values: npt.NDArray[np.uint16], kind: str) -> bytes:
+    """Return grey as RGB of 16 bits, which Pillow cannot write."""
+    colour = np.repeat(values[..., None], 3, axis=2)
+    height, width = values.shape
+    if kind == "PNG":
+        header = pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+        rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in colour)
+        body = chunk(b"IHDR", header) + chunk(b"IDAT", compress(rows)) + chunk(b"IEND", b"")
+        return b"\x89PNG\r\n\x1a\n" + body
+    tags = [(256, 3, 1, width), (257, 3, 1, height), (258, 3, 3, 146), (259, 3, 1, 1), (262, 3, 1, 2), (273, 4, 1, 152),
+            (277, 3, 1, 3), (278, 3, 1, height), (279, 4, 1, colour.nbytes), (284, 3, 1, 1)]  # fmt: skip
+    entries = b"".join(pack("<HHII", *tag) for tag in tags)
+    start = b"II*\0" + pack("<IH", 8, len(tags)) + entries + pack("<I", 0)
+    return start.ljust(146, b"\0") + pack("<HHH", 16, 16, 16) + colour.astype("<u2").tobytes()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_colour_of_sixteen_bits_is_read_if_it_uses_them_and_refused_if_it_holds_fewer(kind: str):
+    assert distance(encode_colour(WIDE * 257, kind), encode(GREY)) <= 1
+    with pytest.raises(ImageRefusedError, match="colour of 16 bits that holds 14 or fewer: save it as grey"):
+        read_image(encode_colour(WIDE * 16, kind), 16)
+
+
 def test_a_tiff_whose_white_is_zero_is_inverted_in_sixteen_bits_as_in_eight():
     content = encode(Image.fromarray(65535 - WIDE * 257), "TIFF", tiffinfo={262: 0})
     assert distance(content.replace(pack("<HHIH", 262, 3, 1, 1), pack("<HHIH", 262, 3, 1, 0)), encode(GREY)) <= 1
@@ -141,14 +165,18 @@ def bomb_tiff(**tags: int) -> bytes:
     return b"II*\0" + pack("<IH", 8, 400) + entries + bytes(500_000)
 
 
+def enlarge(jpeg: bytes, side: int) -> bytes:
+    """Return a progressive JPEG whose header states another size."""
+    frame = jpeg.index(b"\xff\xc2")
+    return jpeg[: frame + 5] + pack(">HH", side, side) + jpeg[frame + 9 :]
+
+
 SEGMENTS = encode(GREY, "JPEG").replace(b"\xff\xdb", b"\xff\xe1\0\x09Exif\0\0a" * 2000 + b"\xff\xdb", 1)
 ANIMATED = {"save_all": True, "append_images": [GREY.point(lambda value: 255 - value)]}
 BOMBS = {
     "scans": (repeat_scans(890), "too many JPEG scans"),
-    "segments": (
-        SEGMENTS,
-        "too many JPEG scans",
-    ),
+    "scans of a large image": (enlarge(repeat_scans(10), 8000), "too many JPEG scans"),
+    "segments": (SEGMENTS, "too many JPEG scans"),
     "blank pixels": (encode(Image.new("RGBA", (7000, 7000))), "more than 200 times its size"),
     "profiles": (insert(encode(GREY), *[chunk(b"iCCP", b"a\0\0" + compress(bytes(2**20)))] * 2), "too many chunks"),
     "texts": (insert(encode(GREY), *[chunk(b"tEXt", b"a\0b")] * 1001), "too many chunks"),
