@@ -9,6 +9,8 @@ export DO_NOT_TRACK := 1
 export DVC_NO_ANALYTICS := 1
 export GX_ANALYTICS_ENABLED := false
 export MLFLOW_DISABLE_TELEMETRY := true
+# DVC ends without a name; in a container the user may be a mere number.
+export LOGNAME ?= $(shell id -un 2>/dev/null)
 PORT ?= 5000
 
 .PHONY: help setup setup-backbones setup-remotes setup-dicom setup-server setup-dev packages repository repro retrain pull push test lint format compare benchmark ui serve lock clean-cache

@@ -1,5 +1,6 @@
-"""Keep libraries quiet: nothing phones home, and TensorFlow's start-up lines are not shown."""
+"""Keep libraries quiet: nothing phones home, TensorFlow's start-up lines are not shown, and a user needs no name."""
 
+import getpass
 import logging
 import os
 import re
@@ -23,6 +24,11 @@ for _variable, _value in {
     "TF_CPP_MIN_LOG_LEVEL": "2",
 }.items():
     os.environ.setdefault(_variable, _value)
+
+try:
+    getpass.getuser()
+except (KeyError, OSError):  # in a container the user may be a mere number; DVC and MLflow end without a name
+    os.environ["LOGNAME"] = str(os.getuid())
 
 logging.getLogger("tensorflow").setLevel(logging.ERROR)  # each pass over other images is traced anew, as it should be
 

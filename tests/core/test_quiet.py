@@ -1,6 +1,8 @@
 """Libraries keep quiet: TensorFlow's start-up lines are not shown, all else is."""
 
+import getpass
 import os
+import runpy
 import subprocess
 import sys
 
@@ -43,3 +45,13 @@ def test_nothing_phones_home_unless_the_user_says_so() -> None:
     code = "import os, pneumonia; print(os.environ['DO_NOT_TRACK'], os.environ['MLFLOW_DISABLE_TELEMETRY'])"
     assert run_python(code).stdout == "1 true\n"
     assert run_python("import os; os.environ['DO_NOT_TRACK'] = '0'; " + code).stdout == "0 true\n"
+
+
+def test_a_user_who_is_a_mere_number_has_a_name_for_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path])
+    monkeypatch.setattr(os, "getuid", lambda: 2_000_000_000)  # only root could be that user for once
+    for name in ("USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("LOGNAME", "")
+    runpy.run_path(str(ROOT / "pneumonia/core/quiet.py"))
+    assert getpass.getuser() == "2000000000"
