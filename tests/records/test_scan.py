@@ -5,6 +5,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from pictures import encode
 from PIL import Image
@@ -14,6 +15,8 @@ from pneumonia.core.tables import DTYPES, REFUSED_DTYPES, count_unknown
 from pneumonia.images.decode import digest_pixels
 from pneumonia.images.workers import Decoders
 from pneumonia.records.scan import scan_images
+
+Tables = tuple[pd.DataFrame, pd.DataFrame]
 
 
 def draw_image(grey: int, kind: str = "JPEG") -> bytes:
@@ -27,32 +30,6 @@ def fill(raw: Path, files: dict[str, bytes]) -> Path:
         (raw / name).parent.mkdir(parents=True, exist_ok=True)
         (raw / name).write_bytes(content)
     return raw
-
-
-def test_a_person_is_one_patient_in_every_folder_and_with_either_kind_of_pneumonia(tmp_path: Path):
-    names = [
-        "train/PNEUMONIA/person7_bacteria_24.jpeg",
-        "test/PNEUMONIA/person7_virus_3.jpeg",
-        "val/PNEUMONIA/person7_bacteria_25.jpeg",
-    ]
-    records, _ = scan_images(fill(tmp_path, {name: draw_image(9) for name in names}))
-    assert records["patient_id"].tolist() == ["person7"] * 3
-
-
-def test_the_patient_of_an_image_whose_name_states_none_is_unknown(tmp_path: Path):
-    names = ["train/NORMAL/scan.jpeg", "test/NORMAL/scan.jpeg", "test/NORMAL/IM-0115-0001.jpeg"]
-    records, _ = scan_images(fill(tmp_path, {name: draw_image(9) for name in names}))
-    assert records["patient_id"].tolist() == ["IM-0115", "", ""]
-    assert count_unknown(records) == 2
-
-
-def test_images_in_folders_below_a_class_are_read_with_label_and_source_of_the_class(tmp_path: Path):
-    names = ["all/NORMAL/a/1/x.png", "all/NORMAL/x.png", "all/PNEUMONIA/a/x.png"]
-    records, refused = scan_images(fill(tmp_path, {name: draw_image(9) for name in names} | {"table.csv": b"x"}))
-    assert records["path"].tolist() == names
-    assert records["label"].tolist() == ["NORMAL", "NORMAL", "PNEUMONIA"]
-    assert set(records["source_folder"]) == {"all"}
-    assert refused.empty
 
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 56), dtype=np.uint8))
@@ -79,22 +56,67 @@ def write_copies(picture: Image.Image) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize("picture", [NOISE, COLOURED], ids=["grey", "colour"])
-def test_the_same_picture_in_other_bytes_has_the_same_digest_of_its_pixels(tmp_path: Path, picture: Image.Image):
-    copies = write_copies(picture)
-    records, _ = scan_images(fill(tmp_path, {f"all/NORMAL/{name}": copy for name, copy in copies.items()}))
-    assert records["sha256"].nunique() == len(set(copies.values()))
+COPIES = {"grey": write_copies(NOISE), "colour": write_copies(COLOURED)}
+PATIENTS = {
+    "test/PNEUMONIA/person7_virus_3.jpeg": "person7",
+    "train/PNEUMONIA/person7_bacteria_24.jpeg": "person7",
+    "val/PNEUMONIA/person7_bacteria_25.jpeg": "person7",
+    "test/NORMAL/IM-0115-0001.jpeg": "IM-0115",
+    "test/NORMAL/scan.jpeg": "",
+    "train/NORMAL/scan.jpeg": "",
+}
+BELOW = ["patients/NORMAL/a/1/x.png", "patients/NORMAL/x.png", "patients/PNEUMONIA/a/x.png"]
+ODD = NOISE.copy()
+ODD.putpixel((0, 0), 1 ^ int(np.asarray(NOISE)[0, 0]))
+BLANK = Image.new("L", (112, 20))
+TURNED = NOISE.transpose(Image.Transpose.ROTATE_180)
+DIFFERENT = [NOISE, ODD, TURNED, BLANK, BLANK.resize((20, 112)), BLANK.resize((56, 40))]
+UNREADABLE = {"cut.jpeg": draw_image(9)[:-40], "empty.jpeg": b"", "notes.txt": b"to do"}
+RECORD = draw_image(55, "PNG")
+
+
+@pytest.fixture(scope="module")
+def scanned(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Scan one folder for all tests that look at different source folders of it."""
+    raw = tmp_path_factory.mktemp("raw")
+    fill(raw, dict.fromkeys([*PATIENTS, *BELOW], draw_image(9)) | {"patients/table.csv": b"x"})
+    fill(raw, {f"{which}/NORMAL/{name}": copy for which, copies in COPIES.items() for name, copy in copies.items()})
+    fill(raw, {f"different/NORMAL/{number}": encode(image) for number, image in enumerate(DIFFERENT)})
+    fill(raw, {f"unreadable/NORMAL/{name}": content for name, content in UNREADABLE.items()})
+    fill(raw, {"record/NORMAL/IM-0115-0001.jpeg": RECORD})
+    (raw / "unreadable/NORMAL/link.jpeg").symlink_to("nowhere")
+    os.mkfifo(raw / "unreadable/NORMAL/pipe.jpeg")
+    (raw / os.fsdecode(b"unreadable/NORMAL/latin\xf6.jpeg")).write_bytes(RECORD)
+    return scan_images(raw)
+
+
+def choose(table: pd.DataFrame, source_folder: str) -> pd.DataFrame:
+    return table[table["path"].str.startswith(f"{source_folder}/")]
+
+
+def test_a_person_is_one_patient_in_every_folder_and_unknown_where_the_name_states_none(scanned: Tables):
+    whose = scanned[0].set_index("path")["patient_id"]
+    assert {path: whose[path] for path in PATIENTS} == PATIENTS
+    assert count_unknown(scanned[0].query("path in @PATIENTS")) == 2
+
+
+def test_images_in_folders_below_a_class_are_read_with_label_and_source_of_the_class(scanned: Tables):
+    records = choose(scanned[0], "patients")
+    assert records["path"].tolist() == BELOW
+    assert records["label"].tolist() == ["NORMAL", "NORMAL", "PNEUMONIA"]
+    assert set(records["source_folder"]) == {"patients"}
+    assert choose(scanned[1], "patients").empty
+
+
+@pytest.mark.parametrize("picture", COPIES)
+def test_the_same_picture_in_other_bytes_has_the_same_digest_of_its_pixels(scanned: Tables, picture: str):
+    records = choose(scanned[0], picture)
+    assert records["sha256"].nunique() == len(set(COPIES[picture].values()))
     assert records["pixels_sha256"].nunique() == 1
 
 
-def test_a_pixel_that_differs_by_one_or_another_shape_is_another_picture(tmp_path: Path):
-    grey = np.asarray(NOISE).copy()
-    grey[0, 0] ^= 1
-    planes = {"one": NOISE, "another": Image.fromarray(grey), "turned": NOISE.transpose(Image.Transpose.ROTATE_180)}
-    blank = np.zeros((20, 112), np.uint8)
-    planes |= {"flat": Image.fromarray(blank), "tall": Image.fromarray(blank.T), "square": NOISE.point(lambda _: 0)}
-    records, _ = scan_images(fill(tmp_path, {f"all/NORMAL/{name}": encode(plane) for name, plane in planes.items()}))
-    assert records["pixels_sha256"].nunique() == len(planes)
+def test_a_pixel_that_differs_by_one_or_another_shape_is_another_picture(scanned: Tables):
+    assert choose(scanned[0], "different")["pixels_sha256"].nunique() == len(DIFFERENT)
 
 
 def test_large_jpegs_are_decoded_a_second_time_only_if_they_may_be_one_picture(
@@ -112,17 +134,15 @@ def test_large_jpegs_are_decoded_a_second_time_only_if_they_may_be_one_picture(
     assert pixels["of another size"] == sha256_bytes(other)
 
 
-def test_a_record_describes_the_file_and_where_it_lies(tmp_path: Path):
-    content = draw_image(55, "PNG")
-    records, _ = scan_images(fill(tmp_path, {"val/NORMAL/IM-0115-0001.jpeg": content}))
-    assert records.to_dict("records") == [
+def test_a_record_describes_the_file_and_where_it_lies(scanned: Tables):
+    assert choose(scanned[0], "record").to_dict("records") == [
         {
-            "path": "val/NORMAL/IM-0115-0001.jpeg",
+            "path": "record/NORMAL/IM-0115-0001.jpeg",
             "label": "NORMAL",
             "patient_id": "IM-0115",
-            "source_folder": "val",
-            "sha256": sha256_bytes(content),
-            "pixels_sha256": digest_pixels(content),
+            "source_folder": "record",
+            "sha256": sha256_bytes(RECORD),
+            "pixels_sha256": digest_pixels(RECORD),
             "width": 64,
             "height": 48,
             "mode": "L",
@@ -134,35 +154,26 @@ def test_a_record_describes_the_file_and_where_it_lies(tmp_path: Path):
     ]
 
 
-def test_images_and_refused_files_are_sorted_by_path(tmp_path: Path):
-    folders = ["train/PNEUMONIA", "test/NORMAL", "val/PNEUMONIA", "train/NORMAL"]
-    images = {f"{folder}/{name}.jpeg": draw_image(9) for folder in folders for name in ("b", "a10", "a9", "A")}
-    broken = {f"{folder}/{name}.jpeg": b"x" for folder in folders for name in ("z", "broken")}
-    records, refused = scan_images(fill(tmp_path, images | broken))
-    assert records["path"].tolist() == sorted(images)
-    assert refused["path"].tolist() == sorted(broken)
+def test_images_and_refused_files_are_sorted_by_path(scanned: Tables):
+    for table in scanned:
+        assert table["path"].tolist() == sorted(table["path"])
 
 
-def test_what_cannot_be_read_is_named_with_a_reason_and_set_aside(tmp_path: Path):
-    image = draw_image(9)
-    folder = fill(tmp_path, {"train/NORMAL/good.jpeg": image}) / "train/NORMAL"
-    for name, content in {"cut.jpeg": image[:-40], "empty.jpeg": b"", "notes.txt": b"to do"}.items():
-        (folder / name).write_bytes(content)
-    (folder / "link.jpeg").symlink_to("nowhere")
-    os.mkfifo(folder / "pipe.jpeg")
-    records, refused = scan_images(tmp_path)
-    assert records["path"].tolist() == ["train/NORMAL/good.jpeg"]
-    reasons = dict(zip(refused["path"].str.removeprefix("train/NORMAL/"), refused["reason"], strict=True))
+def test_what_cannot_be_read_is_named_with_a_reason_and_set_aside(scanned: Tables):
+    assert choose(scanned[0], "unreadable").empty
+    refused = choose(scanned[1], "unreadable")
+    reasons = dict(zip(refused["path"].str.removeprefix("unreadable/NORMAL/"), refused["reason"], strict=True))
     assert "truncated" in reasons.pop("cut.jpeg")
     assert reasons == {
         "empty.jpeg": "empty file",
+        "latin\\xf6.jpeg": "name is not UTF-8",
         "link.jpeg": "cannot be read: No such file or directory",
         "notes.txt": "not a JPEG, PNG, TIFF, WEBP, BMP or DICOM file",
         "pipe.jpeg": "cannot be read: Is a pipe, socket or device",
     }
 
 
-@pytest.mark.parametrize("files", [{}, {"train/NORMAL/x.jpeg": b""}, {"train/NORMAL/x.jpeg": draw_image(9)}])
+@pytest.mark.parametrize("files", [{}, {"train/NORMAL/x.jpeg": b""}])
 def test_both_tables_have_their_columns_and_types_even_when_empty(tmp_path: Path, files: dict[str, bytes]):
     records, refused = scan_images(fill(tmp_path, files))
     assert records.dtypes.astype(str).to_dict() == DTYPES
