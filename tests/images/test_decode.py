@@ -5,7 +5,9 @@ import subprocess
 import sys
 from io import BytesIO
 from pathlib import Path
+from struct import pack
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -84,7 +86,7 @@ def test_anything_but_a_whole_image_is_refused_with_the_reason(read: Any, conten
         read(content)
 
 
-@settings(derandomize=True, max_examples=150, deadline=None)
+@settings(derandomize=True, max_examples=80, deadline=None)
 @given(
     image=st.sampled_from([JPEG, PNG, encode(GREY.convert("P")), encode(GREY, "JPEG", progressive=True)]),
     changes=st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=20),
@@ -100,15 +102,20 @@ def test_damage_does_nothing_worse_than_a_refusal(image: bytes, changes: list[tu
         assert str(error)
 
 
+def claim(side: int) -> bytes:
+    """Return a PNG whose header states another size."""
+    header = b"IHDR" + pack(">II", side, side) + PNG[24:29]
+    return PNG[:12] + header + pack(">I", crc32(header)) + PNG[33:]
+
+
 @pytest.mark.parametrize("side", [8_001, 10_000, 14_000])
 def test_too_many_pixels_are_refused_before_decoding(side: int):
-    header = encode(Image.new("1", (side, side)))[:100]  # decoded, this would be called truncated
     with pytest.raises(ImageRefusedError, match=f"more than {MAX_PIXELS:,} pixels"):
-        read_image(header, 16)
+        read_image(claim(side), 16)  # decoded, this would be called truncated
 
 
 def test_an_image_beyond_pillows_own_limit_is_refused_without_its_warning(tmp_path: Path):
-    (tmp_path / "bomb.png").write_bytes(encode(Image.new("1", (10_000, 10_000))))
+    (tmp_path / "bomb.png").write_bytes(claim(10_000))
     script = (
         "import sys; from pneumonia.images.decode import read_image; read_image(open(sys.argv[1], 'rb').read(), 16)"
     )
@@ -169,16 +176,16 @@ def test_sixteen_bits_keep_black_and_white():
     assert read_image(encode(ends), 2)[0].tolist() == [0, 255]
 
 
-@pytest.mark.parametrize("factor", [2, 3, 4, 5, 6, 8])
+@pytest.mark.parametrize("factor", [2, 3, 5, 8])
 def test_reduced_decoding_equals_full_decoding_within_one_and_a_half_grey_values(factor: int):
-    image = draw_image(160 * factor, 130 * factor)
+    image = draw_image(80 * factor, 65 * factor)
     content = encode(image, "JPEG", quality=90)
     with Image.open(BytesIO(content)) as opened:
         full = np.asarray(opened.convert("L"))
-    assert distance(read_image(content, 128), resize(full, 128)) < 1.5
+    assert distance(read_image(content, 64), resize(full, 64)) < 1.5
 
 
-@pytest.mark.parametrize("content", [JPEG, PNG, encode(draw_image(2000, 1500), "JPEG")])
+@pytest.mark.parametrize("content", [JPEG, PNG, encode(draw_image(1000, 750), "JPEG")])
 @pytest.mark.parametrize("size", [1, 32, 224])
 def test_the_result_is_a_square_of_bytes(content: bytes, size: int):
     pixels = read_image(content, size)

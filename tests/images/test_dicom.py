@@ -3,7 +3,6 @@
 import subprocess
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -64,24 +63,50 @@ def test_pixels_in_the_high_bits_are_refused_not_guessed():
         read_dicom(encode(WIDE * 16, BitsStored=12, HighBit=15))
 
 
-def read_elsewhere(contents: list[bytes], folder: Path, before: str, *options: str) -> list[int]:
-    """Return the sum of each image's pixels, read in a process of its own that prints nothing else."""
-    paths = [folder / str(number) for number in range(len(contents))]
-    for path, content in zip(paths, contents, strict=True):
+STRANGE = {  # where it is ignored or does no harm
+    "characters": {"SpecificCharacterSet": "ISO_IR 999", "PatientName": b"R\xff\xfe^\x01"},
+    "date": {"PatientBirthDate": "yesterday", "PatientAge": "seven"},
+    "number": {"WindowCenter": "128.00000000000000000"},
+    "padding": {"PixelData": IMAGE.tobytes() + bytes(7)},
+    "frames": {"NumberOfFrames": 0},
+}
+COMMON = [WAYS[way] for way in ("8 bits", "12 bits", "RLE", "JPEG 2000", "JPEG")]
+SCRIPT = """
+import logging, sys
+from pathlib import Path
+logging.basicConfig()
+sys.modules.update(dict.fromkeys(("pylibjpeg", "libjpeg", "openjpeg", "gdcm")))
+from pneumonia.images.decode import read_image
+print(int("pydicom" in sys.modules), *(read_image(Path(path).read_bytes(), 64).sum() for path in sys.argv[1:]))
+"""
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[int], str]:
+    """Read images in a process without optional decoders whose warnings are errors.
+
+    Return whether pydicom was there before an image was, the sum of each image's pixels, and what was said.
+    """
+    images = [*COMMON, *(encode(IMAGE, **NARROW | attributes) for attributes in STRANGE.values())]
+    paths = [tmp_path_factory.getbasetemp() / f"{number}.dcm" for number in range(len(images))]
+    for path, content in zip(paths, images, strict=True):
         path.write_bytes(content)
-    script = (
-        f"import logging, sys; from pathlib import Path; {before}; from pneumonia.images.decode import read_image;"
-        "print(*(read_image(Path(path).read_bytes(), 64).sum() for path in sys.argv[1:]))"
-    )
-    done = subprocess.run([sys.executable, *options, "-c", script, *paths], cwd=ROOT, capture_output=True, text=True)
-    assert done.stderr == ""
-    return [int(pixels) for pixels in done.stdout.split()]
+    command = [sys.executable, "-W", "error", "-c", SCRIPT, *map(str, paths)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    return [int(number) for number in done.stdout.split()], done.stderr
 
 
-def test_common_syntaxes_need_only_pydicom_and_pillow(tmp_path: Path):
-    images = [WAYS[way] for way in ("8 bits", "12 bits", "RLE", "JPEG 2000", "JPEG")]
-    missing = "sys.modules.update(dict.fromkeys(('pylibjpeg', 'libjpeg', 'openjpeg', 'gdcm')))"
-    assert read_elsewhere(images, tmp_path, missing) == [read_image(image, 64).sum() for image in images]
+def test_common_syntaxes_need_only_pydicom_and_pillow(elsewhere: tuple[list[int], str]):
+    assert elsewhere[0][1 : 1 + len(COMMON)] == [read_image(image, 64).sum() for image in COMMON]
+
+
+def test_images_that_pydicom_warns_of_are_read_and_nothing_is_printed(elsewhere: tuple[list[int], str]):
+    assert elsewhere[0][1 + len(COMMON) :] == [resize(IMAGE).sum()] * len(STRANGE)
+    assert elsewhere[1] == ""
+
+
+def test_pydicom_is_imported_only_for_a_dicom_image(elsewhere: tuple[list[int], str]):
+    assert elsewhere[0][0] == 0
 
 
 def test_a_png_that_mentions_dicom_stays_a_png():
@@ -96,23 +121,3 @@ def test_threads_read_the_same_pixels_as_one():
     images = list(WAYS.values()) * 4 if find_spec("libjpeg") else [WAYS["RLE"], WAYS["12 bits"]] * 20
     together = map_threads(read_dicom, images, desc="images")
     assert all(np.array_equal(one.grey, read_dicom(image).grey) for one, image in zip(together, images, strict=True))
-
-
-STRANGE = {  # where it is ignored or does no harm
-    "characters": {"SpecificCharacterSet": "ISO_IR 999", "PatientName": b"R\xff\xfe^\x01"},
-    "date": {"PatientBirthDate": "yesterday", "PatientAge": "seven"},
-    "number": {"WindowCenter": "128.00000000000000000"},
-    "padding": {"PixelData": IMAGE.tobytes() + bytes(7)},
-    "frames": {"NumberOfFrames": 0},
-}
-
-
-def test_images_that_pydicom_warns_of_are_read_and_nothing_is_printed(tmp_path: Path):
-    images = [encode(IMAGE, **NARROW | attributes) for attributes in STRANGE.values()]
-    summed = read_elsewhere(images, tmp_path, "logging.basicConfig()", "-W", "error")
-    assert dict(zip(STRANGE, summed, strict=True)) == dict.fromkeys(STRANGE, resize(IMAGE).sum())
-
-
-def test_pydicom_is_imported_only_for_a_dicom_image():
-    script = "import sys, pneumonia.images.decode; assert 'pydicom' not in sys.modules"
-    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)

@@ -33,7 +33,7 @@ def test_an_image_is_inverted_once_or_not_at_all(photometric: str, shape: str, i
     assert np.array_equal(read_dicom(content)[0], 255 - IMAGE if inverted else IMAGE)
 
 
-@settings(derandomize=True, max_examples=60, deadline=None)
+@settings(derandomize=True, max_examples=40, deadline=None)
 @given(
     function=st.sampled_from(["LINEAR", "LINEAR_EXACT", "SIGMOID", None]),
     center=st.integers(-3000, 3000),
@@ -116,7 +116,7 @@ def test_with_a_window_padding_is_shown_like_any_other_value():
     assert show([0, 255], PixelPaddingValue=255, **NARROW) == [0, 255]
 
 
-@settings(derandomize=True, max_examples=40, deadline=None)
+@settings(derandomize=True, max_examples=20, deadline=None)
 @given(dtype=st.sampled_from([np.uint8, np.int8, np.uint16, np.int16]), seed=st.integers(0, 99), window=st.booleans())
 def test_a_higher_value_is_never_darker(dtype: Any, seed: int, window: bool):
     limits = np.iinfo(dtype)

@@ -25,7 +25,7 @@ from dicoms import (
 )  # fmt: skip
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydicom import Dataset, uid
+from pydicom import uid
 from pydicom.pixels import get_decoder
 
 from pneumonia.images.decode import describe_image, read_image
@@ -64,7 +64,7 @@ REFUSED = {
     "cut, but not too large": (encode(SMALL, Rows=2000, Columns=2000), "damaged, truncated"),
     "far fewer bytes than pixels": (encode(SMALL, Rows=8000, Columns=8000), "more than 200 times its size"),
     "words of windows": (encode(SMALL, WindowCenter=[1] * 2000, WindowWidth=[1] * 2000), "bytes where 1,024"),
-    "items": (encode(SMALL, VOILUTSequence=[Dataset()] * 10_001), "more than 10,000 items"),
+    "items": (encode(SMALL) + b"\xfe\xff\x00\xe0" * 10_001, "more than 10,000 items"),
     "long table": (encode(SMALL, VOILUTSequence=[make_lut([0] * 65_537, 0, 16, length=2)]), "a table whose LUTData"),
     "RGB of 16 bits": (
         encode(
@@ -216,7 +216,7 @@ if find_spec("libjpeg"):
     }
 
 
-@settings(derandomize=True, max_examples=400, deadline=None)
+@settings(derandomize=True, max_examples=150, deadline=None)
 @given(
     way=st.sampled_from(list(DAMAGED)),
     changes=st.lists(st.tuples(st.integers(132, 100_000), st.integers(0, 255)), max_size=20),
@@ -240,7 +240,7 @@ def test_damage_does_nothing_worse_than_a_refusal(
     assert time.thread_time() - start < 10  # a few ms; a collection of garbage may fall into it
 
 
-@settings(derandomize=True, max_examples=150, deadline=None)
+@settings(derandomize=True, max_examples=80, deadline=None)
 @given(noise=st.binary(max_size=300), syntax=st.sampled_from(["", *uid.AllTransferSyntaxes]))
 def test_noise_is_refused_in_every_transfer_syntax(noise: bytes, syntax: str):
     meta = b"\x02\x00\x10\x00UI" + pack("<H", len(syntax)) + syntax.encode()

@@ -88,7 +88,7 @@ def test_stated_bits_take_precedence_over_the_range_where_they_hold_the_values(s
     assert describe_image(content).mode == mode
 
 
-@settings(derandomize=True, max_examples=50, deadline=None)
+@settings(derandomize=True, max_examples=20, deadline=None)
 @given(top=st.integers(2**14, 2**16 - 1), seed=st.integers(0, 99))
 def test_sixteen_bits_are_divided_by_257(top: int, seed: int):
     values = np.random.default_rng(seed).integers(0, top, (8, 8), np.uint16, endpoint=True)
@@ -177,7 +177,7 @@ BOMBS = {
     "scans": (repeat_scans(890), "too many JPEG scans"),
     "scans of a large image": (enlarge(repeat_scans(10), 8000), "too many JPEG scans"),
     "segments": (SEGMENTS, "too many JPEG scans"),
-    "blank pixels": (encode(Image.new("RGBA", (7000, 7000))), "more than 200 times its size"),
+    "blank pixels": (encode(Image.new("RGBA", (2200, 2200))), "more than 200 times its size"),
     "profiles": (insert(encode(GREY), *[chunk(b"iCCP", b"a\0\0" + compress(bytes(2**20)))] * 2), "too many chunks"),
     "texts": (insert(encode(GREY), *[chunk(b"tEXt", b"a\0b")] * 1001), "too many chunks"),
     "long text": (insert(encode(GREY), chunk(b"zTXt", b"a\0\0" + compress(bytes(2**22)))), "damaged or truncated"),
@@ -198,7 +198,7 @@ def test_what_would_cost_too_much_is_refused_at_once(case: str):
     assert time.thread_time() - start < 1
 
 
-@settings(derandomize=True, max_examples=300, deadline=None)
+@settings(derandomize=True, max_examples=120, deadline=None)
 @given(
     kind=st.sampled_from(["TIFF", "WEBP", "BMP", "LZW", "deep"]),
     changes=st.lists(st.tuples(st.integers(0, 20_000), st.integers(0, 255)), max_size=20),

@@ -118,7 +118,7 @@ sys.stdin.read()
 def test_decoders_end_with_their_parent():
     command, environment = [sys.executable, "-c", PARENT], os.environ | {"PYTHONPATH": str(ROOT)}
     pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    parents = {
+    parents: dict[signal.Signals, Any] = {
         number: subprocess.Popen(command, env=environment, **pipes) for number in (signal.SIGKILL, signal.SIGTERM)
     }
     children = []

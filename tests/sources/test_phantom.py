@@ -14,7 +14,7 @@ from pneumonia.core.errors import InputError
 from pneumonia.sources import phantom
 from pneumonia.sources.phantom import draw_phantoms
 
-IMAGES = 240
+IMAGES = 160
 NORMAL = re.compile(r"(?P<patient>(NORMAL2-)?IM-\d{4})-0001(-\d{4})?\.jpeg")
 PNEUMONIA = re.compile(r"(?P<patient>person\d+)_(bacteria|virus)_\d+\.jpeg")
 
@@ -46,11 +46,10 @@ def test_the_same_seed_writes_the_same_bytes_with_any_number_of_threads(
     assert hash_files(tmp_path / "1") == hash_files(tmp_path / "4")
 
 
-def test_another_seed_draws_other_images(tmp_path: Path):
+def test_another_seed_draws_another_image_of_the_same_plan(tmp_path: Path):
     for seed in (1, 2):
-        draw_phantoms(tmp_path / str(seed), 48, seed)
-    one, two = (set(hash_files(tmp_path / str(seed)).values()) for seed in (1, 2))
-    assert not one & two
+        phantom.write_image(tmp_path, seed, ((0, 0, 0), "", [f"{seed}.jpeg"]))
+    assert (tmp_path / "1.jpeg").read_bytes() != (tmp_path / "2.jpeg").read_bytes()
 
 
 def test_it_draws_exactly_the_requested_number_of_files(images: list[Path]):
@@ -129,9 +128,9 @@ def test_size_exposure_and_format_do_not_give_the_label_away(images: list[Path])
         measured["bytes per pixel"].append(image.stat().st_size / grey.size)
     assert set(measured["is RGB"]) == {True, False}
     assert len(set(measured["width"])) > 50
-    # Of 65 normal and 175 ill images the AUC has a standard deviation of 0.04 by chance: these bounds are four of them.
+    # Of 43 normal and 117 ill images the AUC has a standard deviation of 0.05 by chance: these bounds are four of them.
     for name, values in measured.items():
-        assert 0.34 < roc_auc_score(ill, values) < 0.66, name
+        assert 0.3 < roc_auc_score(ill, values) < 0.7, name
 
 
 def test_images_are_landscapes_of_modest_size(images: list[Path]):
