@@ -24,13 +24,17 @@ _PATIENTS = tuple(
         r"(p\d{8})/s\d{8}/[0-9a-f]{8}(?:-[0-9a-f]{8}){4}",  # MIMIC-CXR-JPG
     )
 )
+_DICOM = ("", ".dcm", ".dicom", ".ima")
 # Looser than the patient's: a wrong kind moves one image to another subgroup, a wrong patient leaks it into training.
 _KIND = re.compile(r"(?:person\d+_)?(bacteria|virus)[-_]\d", re.IGNORECASE)
 
 
 def parse_patient(path: str) -> str | None:
     """Return the patient that a file name, or a path with the folders of a release, states; None if it states none."""
-    stem = str(PurePosixPath(path).parent / PurePosixPath(path).stem)
+    file = PurePosixPath(path)
+    if file.name.startswith("IM-") and file.suffix.lower() in _DICOM:  # series and image, as OsiriX and Horos export
+        return None
+    stem = str(file.parent / file.stem)
     return next((match[1] for pattern in _PATIENTS if (match := pattern.fullmatch(stem))), None)
 
 

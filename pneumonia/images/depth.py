@@ -12,7 +12,8 @@ Values = npt.NDArray[np.integer]
 def scale_depth(values: Values, mode: str, stated: int | None) -> tuple[Pixels, str]:
     """Scale the bits that are in use to 8.
 
-    These are the stated ones, or else the fewest of DEPTHS that hold the largest value.
+    These are the stated ones, or else the fewest of DEPTHS that hold the largest value. Where all
+    values are large and within 14 bits, as of signed ones that were moved up by 32,768, the smallest one becomes black.
 
     Args:
         values: of 16 bits, (height, width).
@@ -22,6 +23,9 @@ def scale_depth(values: Values, mode: str, stated: int | None) -> tuple[Pixels, 
     Returns:
         Grey values 0 to 255, uint8 (height, width), and the mode with the depth where it is not 16 bits.
     """
+    least = int(values.min())
+    if not stated and least >= 2**14 > int(values.max()) - least:
+        values = np.subtract(values, least)
     used = next(bits for bits in DEPTHS if int(values.max()) < 2**bits)
     bits = used
     if stated and used <= stated <= 16:

@@ -53,10 +53,11 @@ def _read_headers(files: list[Path]) -> list[str]:
 def _look_up(images: pd.DataFrame, path: Path) -> list[str]:
     table = _read_table(path)
     by_path = "path" in table
-    places = table["path"].map(place_image) if by_path else table["name"]
+    places = (table["path"].map(place_image) if by_path else table["name"]).astype("string").str.normalize("NFC")
     rows = table.assign(place=places)[places.notna()]
     _refuse(path, rows.loc[rows.duplicated("place"), "place"], "more than one row")
     keys = images["path"] if by_path else images["path"].str.rpartition("/")[2]
+    keys = keys.str.normalize("NFC")  # macOS and Windows write umlauts and accents differently
     found = rows.set_index("place").reindex(keys)
     if len(images) and found["patient"].isna().all():
         raise _bad_table(path, f"names none of the images, such as {keys.iloc[0]}")

@@ -14,7 +14,10 @@ from pneumonia.core.names import CLASS_FOLDERS, SPLIT_FOLDERS
 from pneumonia.core.paths import may_be_image, to_text
 
 _KNOWN = SPLIT_FOLDERS.keys() | CLASS_FOLDERS.keys()
-_JUNK = (".*", "__macosx", "thumbs.db", "desktop.ini", "readme", "readme.*", "licen[cs]e*")
+_JUNK = (
+    *(".*", "__macosx", "thumbs.db", "desktop.ini", "readme", "readme.*", "licen[cs]e*"),
+    *("@eadir", "#recycle", "$recycle.bin", "system volume information"),  # of network drives
+)
 SOURCES = "or choose data.source=phantom (no download), mendeley, kaggle, or data.source=folder with data.path"
 
 

@@ -3,9 +3,12 @@
 import csv
 import json
 import os
+import signal
 from collections.abc import Iterator
-from io import BytesIO, StringIO
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import mlflow
 import numpy as np
@@ -116,26 +119,99 @@ def test_files_and_folders_without_permission_are_rows_with_their_error(predicto
     assert [(row["path"], row["error"]) for row in rows] == [("scans/locked", denied), ("scans/secret.jpeg", denied)]
 
 
-@pytest.mark.usefixtures("in_project")
-@pytest.mark.parametrize("output", [[], ["--json"], ["--csv"]])
-def test_any_name_can_be_printed_and_is_read_back(
-    images: list[Path], tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes], output: list[str]
-) -> None:
+class Printed(NamedTuple):
+    """What one call of the command left."""
+
+    out: str
+    err: str
+    status: Any
+
+
+@pytest.fixture(scope="module")
+def scans(images: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of images with nasty names, a damaged one, and five things that cannot be read."""
+    folder = tmp_path_factory.mktemp("scans")
     for name in NASTY:
-        (tmp_path / name).symlink_to(images[0])
-    main(["predict", str(tmp_path), "--model", "models/finetuned.keras", *output])
-    printed = capsysbinary.readouterr().out.decode()
-    expected = {to_text(tmp_path / name) for name in NASTY}
-    if output == ["--json"]:
-        assert {row["path"] for row in json.loads(printed)["images"]} == expected
-    elif output:
-        for keep_default_na in (True, False):
-            table = pd.read_csv(BytesIO(printed.encode()), keep_default_na=keep_default_na)
-            assert set(table["path"]) == expected
-        assert {row["path"] for row in csv.DictReader(StringIO(printed, newline=""))} == expected
-    else:
-        lines = printed.splitlines()
-        assert len(lines) == 1 + len(NASTY) + 2 and not any("\x1b" in line for line in lines)
+        (folder / name).symlink_to(images[0])
+    (folder / "damaged.jpeg").write_bytes(images[0].read_bytes()[:-500])
+    add_unreadable(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def printed(once: Path, scans: Path) -> dict[str, Printed]:
+    """Run the command once in each format."""
+    left: dict[str, Printed] = {}
+    for output in ("table", "csv", "json"):
+        out, err = TextIOWrapper(BytesIO(), "utf-8"), StringIO()
+        command = ["predict", str(scans), "--model", "models/finetuned.keras", f"--{output}"]
+        with chdir(once), redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as stopped:
+            main(command[:-1] if output == "table" else command)
+        left[output] = Printed(out.buffer.getvalue().decode(), err.getvalue(), stopped.value.code)  # pyright: ignore
+    return left
+
+
+def test_any_name_is_read_back_from_csv(scans: Path, printed: dict[str, Printed]) -> None:
+    expected = {to_text(path) for path in scans.iterdir()}
+    for keep_default_na in (True, False):
+        table = pd.read_csv(BytesIO(printed["csv"].out.encode()), keep_default_na=keep_default_na)
+        assert set(table["path"]) == expected
+    assert {row["path"] for row in csv.DictReader(StringIO(printed["csv"].out, newline=""))} == expected
+
+
+def test_any_name_is_read_back_from_json(scans: Path, printed: dict[str, Printed]) -> None:
+    rows = json.loads(printed["json"].out)["images"]
+    assert {row["path"] for row in rows} == {to_text(path) for path in scans.iterdir()}
+
+
+def test_any_name_is_one_line_of_the_table_that_moves_no_cursor(scans: Path, printed: dict[str, Printed]) -> None:
+    lines = printed["table"].out.splitlines()
+    assert len(lines) == 1 + len(list(scans.iterdir())) + 2 and not any("\x1b" in line for line in lines)
+
+
+def test_people_get_a_table_with_the_model_and_the_notice(printed: dict[str, Printed]) -> None:
+    assert "latin\\xf6.jpeg" in printed["table"].out
+    assert "Model models/finetuned.keras, threshold " in printed["table"].out
+    assert all(notice in printed["table"].out for notice in NOTICES)
+
+
+def test_csv_has_the_answers_alone_and_the_notice_goes_to_standard_error(printed: dict[str, Printed]) -> None:
+    rows = {Path(row["path"]).name: row for row in csv.DictReader(StringIO(printed["csv"].out, newline=""))}
+    assert rows["damaged.jpeg"]["error"].startswith("damaged or truncated") and not rows["damaged.jpeg"]["probability"]
+    assert rows["$x$.jpeg"]["probability"] and not rows["$x$.jpeg"]["error"]
+    assert all(notice in printed["csv"].err for notice in NOTICES)
+
+
+@pytest.mark.parametrize("output", ["table", "csv", "json"])
+def test_the_exit_status_tells_of_a_refused_file(printed: dict[str, Printed], output: str) -> None:
+    assert printed[output].status == 1
+    assert f"6 of {len(NASTY) + 6} file(s) refused or" in printed[output].err
+
+
+class Interrupted(StringIO):
+    """Standard output during which somebody presses Ctrl+C, after two rows."""
+
+    def flush(self) -> None:
+        if self.getvalue().count("\n") == 3:
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.usefixtures("in_project")
+def test_ctrl_c_leaves_whole_rows_and_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with redirect_stdout(Interrupted()) as out, pytest.raises(SystemExit) as stopped:
+        main(["predict", "data/raw", "--csv", "--model", "models/finetuned.keras"])
+    assert stopped.value.code == 130
+    assert out.getvalue().endswith("\n") and len(list(csv.DictReader(StringIO(out.getvalue())))) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("in_project")
+def test_a_full_disk_under_standard_output_is_one_error() -> None:
+    with open("/dev/full", "w") as full, redirect_stdout(full), pytest.raises(SystemExit) as stopped:
+        main(["predict", "data/raw/test", "--csv", "--model", "models/finetuned.keras"])
+    what, expected, remedy = str(stopped.value.code).split("\n")
+    assert what == "A file or standard output could not be written: No space left on device."
+    assert "Expected: " in expected and "Remedy: " in remedy
 
 
 def test_every_file_in_a_folder_is_an_image_or_counted(images: list[Path], tmp_path: Path) -> None:
@@ -176,9 +252,8 @@ def test_rows_are_there_before_the_last_file_is_read(predictor: Predictor, image
     del rows
 
 
-@pytest.mark.parametrize("output", ["", "--csv", "--json"])
-def test_a_closed_pipe_ends_the_command_quietly(once: Path, images: list[Path], output: str) -> None:
-    command = f"python -m pneumonia predict data/raw --model models/finetuned.keras {output} | head -c 1 >/dev/null"
+def test_a_closed_pipe_ends_the_command_quietly(once: Path) -> None:
+    command = "python -m pneumonia predict data/raw --model models/finetuned.keras --csv | head -c 1 >/dev/null"
     done = run("bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}", cwd=once, check=False)
     assert "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
     assert done.returncode in (0, 141)  # 0 if all was written before the pipe was closed
@@ -197,41 +272,6 @@ def test_programs_get_json_with_an_answer_for_every_file_in_order(
     for row, answer in zip(answered["images"], expected, strict=True):
         assert row["probability"] == pytest.approx(answer.probability, abs=1e-6)
         assert (row["decision"], row["novel"]) == (answer.decision, answer.novel)
-
-
-def test_csv_has_the_answers_alone_and_the_notice_goes_to_standard_error(
-    once: Path, images: list[Path], tmp_path: Path
-) -> None:
-    bad = tmp_path / "bad.jpeg"
-    bad.write_bytes(images[0].read_bytes()[:-500])
-    paths = map(str, (images[0], bad, images[1]))
-    command = ("python", "-m", "pneumonia", "predict", *paths, "--csv", "--model", "models/finetuned.keras")
-    done = run(*command, cwd=once, check=False)
-    rows = list(csv.DictReader(StringIO(done.stdout)))
-    assert [bool(row["error"]) for row in rows] == [False, True, False]
-    assert [bool(row["probability"]) for row in rows] == [True, False, True]
-    assert rows[1]["error"].startswith("damaged or truncated")
-    assert all(notice in done.stderr for notice in NOTICES)
-    assert done.returncode == 1 and "1 of 3 file(s) refused or" in done.stderr and "Traceback" not in done.stderr
-
-
-@pytest.mark.usefixtures("in_project")
-def test_the_exit_status_tells_of_a_refused_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    add_unreadable(tmp_path)
-    with pytest.raises(SystemExit) as stopped:
-        main(["predict", str(tmp_path), "--model", "models/finetuned.keras"])
-    assert stopped.value.code == 1
-    assert "5 of 5 file(s) refused or" in capsys.readouterr().err
-
-
-@pytest.mark.usefixtures("in_project")
-def test_people_get_a_table_with_the_model_and_the_notice(
-    images: list[Path], capsys: pytest.CaptureFixture[str]
-) -> None:
-    main(["predict", str(images[0]), "--model", "models/finetuned.keras"])
-    printed = capsys.readouterr().out
-    assert images[0].name in printed and "Model models/finetuned.keras, threshold " in printed
-    assert all(notice in printed for notice in NOTICES)
 
 
 def test_heat_maps_are_written_as_pictures_of_the_images(

@@ -23,6 +23,7 @@ NAMES = [
     ("person7_bacteria_24 (copy).jpeg", None, "bacteria"),
     ("my_person7_bacteria_24.jpeg", None, None),
     ("person7_fungus_1.jpeg", None, None),
+    ("IM-0001-0002.dcm", None, None),
     ("person_bacteria_24.jpeg", None, None),
     ("antivirus_12.jpeg", None, None),
     ("virus.jpeg", None, None),

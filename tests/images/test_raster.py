@@ -79,6 +79,15 @@ def test_fewer_than_sixteen_bits_are_scaled_by_the_fewest_that_hold_them(kind: s
     assert describe_image(content).mode == f"I;16 of {bits} bits"
 
 
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_values_moved_up_are_moved_down_where_few_grey_values_would_be_left(kind: str):
+    content = encode(Image.fromarray((WIDE << 4) + 32768), kind)
+    least, most = int(IMAGE.min()), int(IMAGE.max())
+    expected = np.rint(((IMAGE.astype(float) - least) * 16) / 4095 * 255).astype(np.uint8)
+    assert distance(content, encode(Image.fromarray(expected))) <= 1 and most - least > 128
+    assert describe_image(content).mode == "I;16 of 12 bits"
+
+
 @pytest.mark.parametrize(
     ("stated", "mode"), [(12, "I;16, stated 12"), (16, "I;16"), (8, "I;16"), (0, "I;16 of 10 bits")]
 )

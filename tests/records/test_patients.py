@@ -72,6 +72,11 @@ def test_a_table_states_whose_each_image_is_and_the_rest_is_unknown(tmp_path: Pa
     assert find(PATHS, "meta/who.csv", write(tmp_path, table)) == patients
 
 
+def test_an_umlaut_of_macos_in_a_name_is_that_of_the_table(tmp_path: Path):
+    table = "path,patient\nNORMAL/\u00fc.png,a\n"
+    assert find(["all/NORMAL/u\u0308.png"], "who.csv", write(tmp_path, table)) == ["a"]
+
+
 @pytest.mark.parametrize(
     ("owners", "patients"),
     [

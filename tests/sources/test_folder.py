@@ -58,7 +58,16 @@ class TestLayouts:
     @pytest.mark.parametrize(
         "junk",
         [
-            *(".DS_Store", "Thumbs.db", "._a.jpeg", "__MACOSX/x", "desktop.ini", ".gitignore", ".git/HEAD"),
+            *(
+                ".DS_Store",
+                "Thumbs.db",
+                "._a.jpeg",
+                "__MACOSX/x",
+                "desktop.ini",
+                ".gitignore",
+                ".git/HEAD",
+                "@eaDir/a.jpeg/SYNOPHOTO_THUMB_M.jpg",
+            ),
             *("README", "README.md", "readme.txt", "LICENSE", "LICENSE.txt"),
         ],
     )
