@@ -50,8 +50,8 @@ def read_records(path: Path) -> pd.DataFrame:
     Raises:
         InputError: as in `read_table`.
     """
-    with path.open(errors="replace") as file:
-        split = "split" in file.readline().strip().split(",")
+    with path.open(errors="replace", newline="") as file:
+        split = "split" in next(csv.reader(file), [])
     return read_table(path, DTYPES | {"split": "str"} if split else DTYPES)
 
 

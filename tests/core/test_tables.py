@@ -28,8 +28,9 @@ def test_no_name_is_taken_for_a_missing_value_or_a_number(tmp_path: Path, word: 
     assert (read["patient_id"][0], read["path"][0]) == (word, word)
 
 
-def test_the_split_is_read_where_the_table_has_one(tmp_path: Path):
-    write_table(make_records(2).assign(split=["train", "val"]), tmp_path / "splits.csv")
+@pytest.mark.parametrize("name", ["plain", "with\rreturn"])  # for which every cell and column is quoted
+def test_the_split_is_read_where_the_table_has_one(tmp_path: Path, name: str):
+    write_table(make_records(path=[name, "other"]).assign(split=["train", "val"]), tmp_path / "splits.csv")
     assert read_records(tmp_path / "splits.csv")["split"].tolist() == ["train", "val"]
 
 

@@ -253,20 +253,3 @@ def test_a_missing_folder_is_named(project: Path) -> None:
     failed = run("dvc", "repro", "fetch", cwd=project, check=False)
     assert failed.returncode != 0
     assert "nowhere/images" in failed.stderr
-
-
-def test_damaged_images_are_set_aside_and_too_many_of_them_stop_the_pipeline(project: Path) -> None:
-    run("dvc", "repro", "fetch", cwd=project)
-    images = sorted((project / "data" / "raw").glob("*/*/*"))
-    outside = project.parent / "images"
-    run("cp", "-rL", "data/raw", str(outside), cwd=project)
-    for image in images[:2]:
-        (outside / image.relative_to(project / "data" / "raw")).write_bytes(image.read_bytes()[:200])
-    set_params(project, {"data": {"source": "folder", "path": str(outside)}})
-    failed = run("dvc", "repro", "merge", cwd=project, check=False)
-    assert failed.returncode != 0
-    assert "readable" in failed.stderr
-    assert images[0].name in failed.stderr
-    set_params(project, {"validate": {"max_refused_share": 0.1}})
-    assert repro(project, "merge") == ["validate", "merge"]
-    assert len(pd.read_csv(project / "data" / "refused.csv")) == 2
