@@ -15,7 +15,7 @@ def merge(records: Path, out: Path, params: MergeParams) -> str:
     write_table(merged, out)
     counts = f"{len(merged):,} images, {len(table) - len(merged)} exact copies dropped"
     if unknown := count_unknown(merged):
-        return f"{counts}, whose {unknown:,} of them are is unknown"
+        return f"{counts}; of {unknown:,} of them the patient is unknown"
     return f"{counts}, {merged['patient_id'].nunique():,} patients"
 
 
