@@ -1,16 +1,19 @@
 """Run a command: python -m pneumonia COMMAND."""
 
+import signal
 import sys
 
 from pneumonia.core.errors import InputError
 
 
 def main() -> None:
-    """Run the command; a package that is not installed is an error in three parts."""
+    """Run the command; a package that is not installed is an error in three parts, Ctrl+C a quiet end with 130."""
     try:
         from pneumonia.cli.main import main
 
         main()
+    except KeyboardInterrupt:
+        raise SystemExit(128 + signal.SIGINT) from None
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] in ("pneumonia", ""):
             raise

@@ -25,7 +25,7 @@ COMMANDS = {
 def main(arguments: list[str] | None = None) -> None:
     """Run one command; an InputError or a full disk becomes a message without traceback and exit status 1.
 
-    Ctrl+C ends it quietly with 130, a reader that has enough with 141.
+    A reader that has enough ends it quietly with 141.
 
     Args:
         arguments: the command and its own arguments; those of the process by default.
@@ -43,8 +43,6 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stdout.flush()
     except InputError as error:
         raise SystemExit(str(error)) from None
-    except KeyboardInterrupt:
-        raise SystemExit(128 + signal.SIGINT) from None
     except BrokenPipeError:  # whoever reads has enough, as `head` does
         _discard(sys.stdout, sys.stderr)
         raise SystemExit(128 + signal.SIGPIPE) from None

@@ -49,12 +49,14 @@ def without_noise() -> Iterator[None]:
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        for stream, original, file in held:
+        for stream, original, _ in held:  # first of all, or an error below would be held back too
             os.dup2(original, stream)
             os.close(original)
+        for stream, _, file in held:
             with file:
                 file.seek(0)
-                os.write(stream, b"".join(line for line in file if not NOISE.match(line)))
+                if said := b"".join(line for line in file if not NOISE.match(line)):
+                    os.write(stream, said)
 
 
 class _QuietLoader(Loader):

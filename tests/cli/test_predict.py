@@ -18,6 +18,7 @@ from names import NASTY
 from PIL import Image
 from projects import run
 
+from pneumonia import __main__
 from pneumonia.cli.images import find_images
 from pneumonia.cli.main import main
 from pneumonia.cli.predict import LONGEST, name_heatmap, score_files
@@ -197,9 +198,13 @@ class Interrupted(StringIO):
 
 
 @pytest.mark.usefixtures("in_project")
-def test_ctrl_c_leaves_whole_rows_and_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_ctrl_c_leaves_whole_rows_and_says_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["pneumonia", "predict", "data/raw", "--csv", "--model", "models/finetuned.keras"]
+    monkeypatch.setattr("sys.argv", command)
     with redirect_stdout(Interrupted()) as out, pytest.raises(SystemExit) as stopped:
-        main(["predict", "data/raw", "--csv", "--model", "models/finetuned.keras"])
+        __main__.main()
     assert stopped.value.code == 130
     assert out.getvalue().endswith("\n") and len(list(csv.DictReader(StringIO(out.getvalue())))) == 2
     assert "Traceback" not in capsys.readouterr().err
