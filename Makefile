@@ -46,6 +46,7 @@ repository:
 # Of what DVC prints, a line per stage is left; its errors go to standard error and are shown as they are.
 repro: repository setup  ## run the pipeline: dvc repro
 	@python -m pneumonia.experiments.dvc_lock
+	@python -m pneumonia.sources.folder
 	@set -o pipefail; dvc repro | grep --line-buffered -vE "^(> |Running stage|Updating lock|To track|To enable|Use .dvc push|	|$$)"
 	@python -m pneumonia status
 

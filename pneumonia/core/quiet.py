@@ -49,14 +49,16 @@ def without_noise() -> Iterator[None]:
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        for stream, original, _ in held:  # first of all, or an error below would be held back too
+        said: dict[int, bytes] = {}
+        for stream, original, file in held:
             os.dup2(original, stream)
             os.close(original)
-        for stream, _, file in held:
             with file:
                 file.seek(0)
-                if said := b"".join(line for line in file if not NOISE.match(line)):
-                    os.write(stream, said)
+                said[stream] = b"".join(line for line in file if not NOISE.match(line))
+        for stream, lines in said.items():  # last of all, as there may be no space for them
+            if lines:
+                os.write(stream, lines)
 
 
 class _QuietLoader(Loader):

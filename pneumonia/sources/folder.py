@@ -1,4 +1,7 @@
-"""Link the images of an existing folder to `out/<source folder>/<LABEL>/<file>`, all or none."""
+"""Link the images of an existing folder to `out/<source folder>/<LABEL>/<file>`, all or none.
+
+`python -m pneumonia.sources.folder` looks for names in data.path that DVC cannot take, before DVC does.
+"""
 
 import os
 import shutil
@@ -11,6 +14,7 @@ from tqdm import tqdm
 
 from pneumonia.core.errors import InputError
 from pneumonia.core.names import CLASS_FOLDERS, SPLIT_FOLDERS
+from pneumonia.core.params_file import load_params
 from pneumonia.core.paths import may_be_image, to_text
 
 _KNOWN = SPLIT_FOLDERS.keys() | CLASS_FOLDERS.keys()
@@ -43,6 +47,7 @@ def fetch_folder(path: Path, out: Path) -> None:
     root = _find_root(path)
     if root.is_relative_to(out.resolve()):
         raise bad_layout(f"{root} lies within {out}, which fetching replaces.")
+    refuse_names(path)
     images = list(_list_images(root))
     _refuse_links_out(path, [image for image, _ in images])
     with fresh_folder(out.with_name(f".{out.name}.partial")) as beside:
@@ -54,6 +59,18 @@ def fetch_folder(path: Path, out: Path) -> None:
                 shutil.copyfile(image, beside / place)
         shutil.rmtree(out, ignore_errors=True)  # what cannot be removed makes the next line fail
         beside.rename(out)
+
+
+def refuse_names(path: Path) -> None:
+    """Refuse a folder in which a name is not UTF-8: DVC, which reads all of it, ends with no word of which one."""
+    for place, folders, files in os.walk(path):
+        for name in (*folders, *files):
+            if to_text(name) != name:
+                raise InputError(
+                    f"The name of {to_text(Path(place, name))} is not UTF-8.",
+                    expected="names in UTF-8, as DVC needs them",
+                    remedy=f"rename it, or all of them: convmv -f latin1 -t utf8 -r --notest {path}",
+                )
 
 
 def _find_root(path: Path) -> Path:
@@ -78,8 +95,6 @@ def _list_images(root: Path) -> Iterator[tuple[Path, Path]]:
             if not images:
                 raise bad_layout(f"{split_folder / label} is {'empty' if label in folders else 'missing'}.")
             for image in images:
-                if to_text(image) != str(image):
-                    raise bad_layout(f"The name of {to_text(image)} is not UTF-8, which DVC needs.")
                 yield image, Path(split, label, image.relative_to(folders[label]))
 
 
@@ -148,3 +163,11 @@ def bad_layout(what: str) -> InputError:
     """Return the error of a folder that is not laid out as `fetch_folder` expects."""
     layout = "{train,val,test}/{NORMAL,PNEUMONIA}/<images>, some of these splits, or {NORMAL,PNEUMONIA}/<images>"
     return InputError(what, expected=layout, remedy=f"correct the folder or data.path, {SOURCES}")
+
+
+if __name__ == "__main__":
+    try:
+        if (data := load_params().data).source == "folder":
+            refuse_names(data.path)
+    except InputError as error:
+        raise SystemExit(str(error)) from None

@@ -34,6 +34,18 @@ def test_what_is_no_noise_is_passed_on_in_order(stream: int, capfd: pytest.Captu
     assert capfd.readouterr()[stream - 1] == "first\nE0000 a real error\nlast"
 
 
+def test_standard_error_is_there_again_where_standard_output_has_no_space(capfd: pytest.CaptureFixture[str]) -> None:
+    kept, full = os.dup(1), os.open("/dev/full", os.O_WRONLY)
+    os.dup2(full, 1)
+    with pytest.raises(OSError, match="No space left"), without_noise():
+        os.write(1, b"lost")
+    os.write(2, b"seen")
+    os.dup2(kept, 1)
+    for descriptor in (kept, full):
+        os.close(descriptor)
+    assert capfd.readouterr() == ("", "seen")
+
+
 def test_what_was_written_before_an_error_is_passed_on(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ImportError), without_noise():
         os.write(2, f"{NOISE}\nlibcudart is missing\n".encode())

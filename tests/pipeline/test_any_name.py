@@ -2,6 +2,7 @@
 
 import csv
 import html
+import os
 import shutil
 from pathlib import Path
 
@@ -87,9 +88,10 @@ def test_too_many_damaged_images_stop_the_pipeline_and_are_named(project: Path, 
     assert "Traceback" not in failed.stderr
 
 
-def test_a_name_that_is_not_utf_8_stops_dvc_before_anything_is_read(project: Path, folder: Path) -> None:
-    bad = folder / "NORMAL" / b"latin\xf6.jpeg".decode(errors="surrogateescape")
+def test_a_name_that_is_not_utf_8_is_named_before_dvc_ends_without_a_word_of_it(project: Path, folder: Path) -> None:
+    bad = folder / "NORMAL" / os.fsdecode(b"latin\xf6.jpeg")
     bad.touch()
-    failed = run("dvc", "repro", "fetch", cwd=project, check=False)
+    failed = run("python", "-m", "pneumonia.sources.folder", cwd=project, check=False)
     bad.unlink()
-    assert failed.returncode != 0 and "surrogates not allowed" in failed.stderr
+    assert failed.returncode == 1
+    assert "latin\\xf6.jpeg is not UTF-8" in failed.stderr and "Remedy: rename it" in failed.stderr
