@@ -1,12 +1,14 @@
-"""A dvc.lock that was cut short is replaced by one that DVC reads."""
+"""What DVC was writing when it was killed is replaced by what it reads."""
 
+import json
 import subprocess
 from pathlib import Path
 
 import pytest
+from dvc.lock import make_lock
 from projects import ROOT
 
-from pneumonia.experiments.dvc_lock import LOCK, mend_lock
+from pneumonia.experiments.dvc_lock import LOCK, USED, mend_lock
 
 WHOLE = (ROOT / "dvc.lock").read_bytes()
 CUT = [b"", b"\n", WHOLE[:1], WHOLE[:15], WHOLE[: WHOLE.index(b"hash:") + 3], b"\0" * 4096, b"{}", b"[]"]
@@ -44,3 +46,24 @@ def test_a_lock_that_was_cut_short_and_never_committed_is_removed(
     LOCK.write_bytes(content)
     mend_lock()
     assert not LOCK.exists()
+
+
+@pytest.mark.usefixtures("committed")
+def test_a_lock_that_dvc_is_just_writing_stays_as_it_is() -> None:
+    USED.parent.mkdir(parents=True)
+    LOCK.write_bytes(b"")
+    with make_lock(str(USED.with_name("lock"))):
+        mend_lock()
+    assert LOCK.read_bytes() == b""
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_list_of_files_in_use_is_removed_if_it_was_cut_short(
+    kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    USED.parent.mkdir(parents=True)
+    whole = json.dumps({"write": {"data/raw": {"pid": 1, "cmd": "dvc repro"}}, "read": {}})
+    USED.write_text(whole if kept else whole[:40])
+    mend_lock()
+    assert USED.exists() == kept
