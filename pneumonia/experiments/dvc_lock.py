@@ -13,6 +13,8 @@ from dvc.rwlock import SCHEMA
 from dvc.schema import COMPILED_LOCKFILE_SCHEMA
 from voluptuous import Invalid
 
+from pneumonia.core.files import replacing
+
 LOCK = Path("dvc.lock")
 USED = Path(".dvc/tmp/rwlock")  # which process uses which file
 Check = Callable[[bytes], Any]
@@ -41,7 +43,8 @@ def _restore() -> None:
         LOCK.unlink()
         print("dvc.lock was cut short and is removed; DVC writes it anew from its run cache.", flush=True)
     else:
-        LOCK.write_bytes(committed.stdout)
+        with replacing(LOCK) as beside:
+            beside.write_bytes(committed.stdout)
         print("dvc.lock was cut short and is restored from the last commit.", flush=True)
 
 
