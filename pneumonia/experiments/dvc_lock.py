@@ -13,6 +13,7 @@ from dvc.rwlock import SCHEMA
 from dvc.schema import COMPILED_LOCKFILE_SCHEMA
 from voluptuous import Invalid
 
+from pneumonia.core.errors import InputError
 from pneumonia.core.files import replacing
 
 LOCK = Path("dvc.lock")
@@ -25,16 +26,26 @@ def mend_lock() -> None:
 
     Nothing that was computed is lost: DVC restores from its run cache what ran since. Its list of the files that are in
     use is removed if it cannot be read. While a DVC holds its lock, nothing is touched: it may be writing them.
+
+    Raises:
+        InputError: the disk is still full.
     """
     if _is_whole(LOCK, _check_lock) and _is_whole(USED, _check_used):
         return
-    USED.parent.mkdir(parents=True, exist_ok=True)
-    with suppress(LockError), make_lock(str(USED.with_name("lock")), tmp_dir=str(USED.parent)):
-        if not _is_whole(USED, _check_used):
-            USED.unlink()
-            print(f"{USED} was cut short and is removed.", flush=True)
-        if not _is_whole(LOCK, _check_lock):
-            _restore()
+    try:
+        USED.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(LockError), make_lock(str(USED.with_name("lock")), tmp_dir=str(USED.parent)):
+            if not _is_whole(USED, _check_used):
+                USED.unlink()
+                print(f"{USED} was cut short and is removed.", flush=True)
+            if not _is_whole(LOCK, _check_lock):
+                _restore()
+    except OSError as error:
+        raise InputError(
+            f"What DVC was writing was cut short, and cannot be mended: {error.strerror}.",
+            expected="a folder that can be written to, and free space",
+            remedy="free some space (make clean-cache) and run the same command again",
+        ) from error
 
 
 def _restore() -> None:
@@ -67,4 +78,7 @@ def _is_whole(path: Path, check: Check) -> bool:
 
 
 if __name__ == "__main__":
-    mend_lock()
+    try:
+        mend_lock()
+    except InputError as error:
+        raise SystemExit(str(error)) from None

@@ -1,6 +1,7 @@
 """What DVC was writing when it was killed is replaced by what it reads."""
 
 import json
+import resource
 import subprocess
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from dvc.lock import make_lock
 from projects import ROOT
 
+from pneumonia.core.errors import InputError
 from pneumonia.experiments.dvc_lock import LOCK, USED, mend_lock
 
 WHOLE = (ROOT / "dvc.lock").read_bytes()
@@ -67,3 +69,17 @@ def test_a_list_of_files_in_use_is_removed_if_it_was_cut_short(
     USED.write_text(whole if kept else whole[:40])
     mend_lock()
     assert USED.exists() == kept
+
+
+@pytest.mark.usefixtures("committed")
+def test_a_disk_that_is_still_full_is_one_error_and_leaves_the_lock_to_be_mended() -> None:
+    LOCK.write_bytes(b"")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # writing more fails as on a full disk
+    try:
+        with pytest.raises(InputError, match="cannot be mended: File too large"):
+            mend_lock()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    mend_lock()
+    assert LOCK.read_bytes() == WHOLE
