@@ -13,7 +13,17 @@ from pneumonia.core.errors import InputError
 from pneumonia.experiments.dvc_lock import LOCK, USED, mend_lock
 
 WHOLE = (ROOT / "dvc.lock").read_bytes()
-CUT = [b"", b"\n", WHOLE[:1], WHOLE[:15], WHOLE[: WHOLE.index(b"hash:") + 3], b"\0" * 4096, b"{}", b"[]"]
+CUT = [
+    b"",
+    b"\n",
+    WHOLE[:1],
+    WHOLE[:15],
+    WHOLE[: WHOLE.index(b"hash:") + 3],
+    WHOLE[: WHOLE.rindex(b"md5:") + 9],
+    b"\0" * 4096,
+    b"{}",
+    b"[]",
+]
 
 
 @pytest.fixture
