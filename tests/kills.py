@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
@@ -107,7 +108,7 @@ class Bench:
     def compare(self, project: Path, processes: list[subprocess.Popen[bytes]]) -> list[str]:
         """Return in what a project differs from one that nobody killed."""
         wrong = [f"exit status {status}"] if (status := processes[-1].wait()) else []
-        left = [f"{process.pid} {process.name()}" for group in processes for process in list_group(group.pid)]
+        left = [command for group in processes for command in list_group(group.pid).values()]
         wrong += [f"processes left: {left}"] if left else []
         if not (project / "dvc.lock").exists() or (project / "dvc.lock").read_bytes() != self.lock:
             wrong.append("dvc.lock differs")
@@ -151,16 +152,14 @@ def trace(project: Path, file: str, write: int) -> int:
         ).returncode  # fmt: skip
 
 
-def list_group(group: int) -> list[psutil.Process]:
-    """Return the living processes of a group, oldest first."""
-    members = list[psutil.Process]()
+def list_group(group: int) -> dict[psutil.Process, str]:
+    """Return the living processes of a group, oldest first, and their command lines."""
+    members = dict[psutil.Process, str]()
     for process in psutil.process_iter():
-        try:
-            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
-                members.append(process)
-        except (ProcessLookupError, psutil.NoSuchProcess):
-            pass
-    return sorted(members, key=psutil.Process.create_time)
+        with suppress(ProcessLookupError, psutil.NoSuchProcess):
+            if os.getpgid(process.pid) == group:
+                members[process] = " ".join(process.cmdline())
+    return dict(sorted(members.items(), key=lambda member: member[0].create_time()))
 
 
 def kill(kind: str, process: subprocess.Popen[bytes], wait: float) -> str:
@@ -170,7 +169,7 @@ def kill(kind: str, process: subprocess.Popen[bytes], wait: float) -> str:
         if time.monotonic() < deadline:
             time.sleep(min(0.05, max(0.0, deadline - time.monotonic())))
             continue
-        commands = {member: " ".join(member.cmdline()) for member in list_group(process.pid)}
+        commands = list_group(process.pid)
         dvc = [member for member, command in commands.items() if re.search(r"/dvc repro$", command)]
         stages = [member for member, command in commands.items() if dvc and "warm/server.py" in command]
         found = [process] if kind == "everything" else stages if kind == "stage alone" else dvc
