@@ -109,6 +109,7 @@ def consider(version: ModelVersion, gates: Gates) -> tuple[str, list[Check]]:
     checks = judge(version, champion, gates) + [Check(veto, "yes", "no", False) for veto in vetoes]
     if all(check.passed for check in checks):
         if allowed:
+            keep_checks(version, checks, key="")  # a champion has its checks, even if this is killed once it is one
             _promote_once(version, champion, checks)
             outcome = f"version {version.version} is the new champion"
         elif os.environ.get("PNEUMONIA_PROMOTE"):

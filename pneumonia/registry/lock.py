@@ -1,23 +1,28 @@
 """Let one promotion or registration run at a time, from whatever machine: a lock in the registry itself."""
 
+import os
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from uuid import uuid4
 
 import mlflow
+import psutil
 from mlflow.entities.model_registry import RegisteredModel
 from mlflow.exceptions import MlflowException
 
 from pneumonia.core.errors import InputError
+from pneumonia.core.files import sha256_bytes
 from pneumonia.registry.audit import stamp
 from pneumonia.registry.versions import MODEL_NAME, find_model
 from pneumonia.tracking.connection import connect
 
 LOCK = f"{MODEL_NAME}.promotion"  # a registered model that exists while somebody promotes or registers
 WAIT = 5.0  # seconds to wait for another, which takes a fraction of one
-STALE = 300.0  # seconds after which the holder counts as killed; the clocks of two machines differ by less
+STALE = 300.0  # seconds after which a holder elsewhere counts as killed; the clocks of two machines differ by less
 JUDGE_AGAIN = "judge it against the present champion: dvc repro"
 
 
@@ -40,7 +45,8 @@ def hold_lock(by: str) -> Iterator[Callable[[], None]]:
         PromotionRefusedError: another one did not end within WAIT seconds.
     """
     connect()
-    ticket = f"{by} on {socket.gethostname()} since {stamp()}, {uuid4().hex[:8]}"
+    process = f"process {os.getpid()} of {_find_machine()}"
+    ticket = f"{by} on {socket.gethostname()} since {stamp()}, {process}, {uuid4().hex[:8]}"
     deadline = time.monotonic() + WAIT
     try:
         while not _take(ticket):
@@ -67,10 +73,31 @@ def _take(ticket: str) -> bool:
         if error.error_code not in ("RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"):
             raise
     held = find_model(LOCK)
-    if held and time.time() - held.creation_timestamp / 1000 > STALE:  # pyright: ignore[reportOptionalOperand]
+    age = time.time() - held.creation_timestamp / 1000 if held else 0  # pyright: ignore[reportOptionalOperand]
+    if held and (age > STALE or _is_gone(held.description or "")):
         _break(held)
     # It is our own if the answer to a first attempt was lost and MLflow tried again.
     return held is not None and held.description == ticket
+
+
+def _find_machine() -> str:
+    """Return what tells this machine since its start, and this container, from others; empty if that is unknown."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()
+        return sha256_bytes(f"{boot}{os.readlink('/proc/self/ns/pid')}".encode())[:8]
+    except OSError:
+        return ""
+
+
+def _is_gone(ticket: str) -> bool:
+    """Tell whether the holder ran on this machine and has ended; of others only time can tell."""
+    found = re.search(r", process (\d+) of (\w+), \w+$", ticket)
+    if not found or found[2] != _find_machine():
+        return False
+    try:
+        return psutil.Process(int(found[1])).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def _break(stale: RegisteredModel) -> None:

@@ -102,12 +102,14 @@ def register_package(run: Run, package: Package, tags: dict[str, str], notice: s
         notice: description of the version.
     """
     tags = tags | {"model_sha256": sha256_file(package.model), "package_sha256": package.sha256}
-    version = find_version(package.sha256) or _create_version(run, package, tags, notice)
-    mlflow.MlflowClient().set_registered_model_alias(MODEL_NAME, "challenger", version.version)
+    version, client = find_version(package.sha256) or _create_version(run, package, tags), mlflow.MlflowClient()
+    if notice and not version.description:  # also of a version whose registration was killed
+        version = client.update_model_version(MODEL_NAME, version.version, notice)
+    client.set_registered_model_alias(MODEL_NAME, "challenger", version.version)
     return version
 
 
-def _create_version(run: Run, package: Package, tags: dict[str, str], notice: str) -> ModelVersion:
+def _create_version(run: Run, package: Package, tags: dict[str, str]) -> ModelVersion:
     mlflow.start_run(run_id=run.info.run_id)
     try:
         logged = _log_model(package)
@@ -119,8 +121,7 @@ def _create_version(run: Run, package: Package, tags: dict[str, str], notice: st
             client.delete_logged_model(logged.model_id)
             return found
         ensure_held()
-        created = mlflow.register_model(logged.model_uri, MODEL_NAME, tags=tags | {"digests": json.dumps(digests)})
-        return client.update_model_version(MODEL_NAME, created.version, notice)
+        return mlflow.register_model(logged.model_uri, MODEL_NAME, tags=tags | {"digests": json.dumps(digests)})
 
 
 def _log_model(package: Package) -> ModelInfo:

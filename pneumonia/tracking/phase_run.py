@@ -18,7 +18,7 @@ from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.tracking.context.registry import resolve_tags
 
 from pneumonia.core.dataset import Dataset, read_dataset
-from pneumonia.core.files import sha256_file
+from pneumonia.core.files import replacing, sha256_file
 from pneumonia.core.names import SPLITS
 from pneumonia.core.params import Params
 from pneumonia.core.tables import write_table
@@ -104,7 +104,8 @@ def phase_run(phase: Phase, params: Params, dataset: Dataset, dataset_path: Path
     resumed = remembered.exists()
     state.mkdir(parents=True, exist_ok=True)
     key = remembered.read_text() if resumed else uuid4().hex
-    remembered.write_text(key)
+    with replacing(remembered) as beside:
+        beside.write_text(key)
     recorder = Recorder(_describe_run(key, phase, params, dataset_path), tolerant=True)
     recorder.attempt(send_spooled)  # first, as it may hold the beginning of this run
     started = time.monotonic()

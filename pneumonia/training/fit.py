@@ -45,6 +45,8 @@ class _Checkpoint(keras.callbacks.Callback):
         self.progress = tqdm(total=params.epochs, desc=folder.name.partition("-")[0], unit=" epochs", disable=None)
         if (folder / "history.json").exists():
             self.history = json.loads((folder / "history.json").read_text())
+        if self.history and not all(self.weights(epoch).exists() for epoch in (len(self.history) - 1, self.best)):
+            self.history = []  # the folder was being removed when its process was killed
 
     @property
     def best(self) -> int:

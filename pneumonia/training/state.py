@@ -9,7 +9,7 @@ from pathlib import Path
 
 import keras
 
-from pneumonia.core.files import locked, project_home, remove_unless_locked, sha256_bytes, sha256_file
+from pneumonia.core.files import locked, project_home, remove_unless_locked, replacing, sha256_bytes, sha256_file
 from pneumonia.core.params import FitParams
 from pneumonia.models.activations import fingerprint
 
@@ -52,8 +52,8 @@ def hold_state(state: Path, out: Path) -> Iterator[None]:
         if finished.exists() and finished.read_text() in _read_lock():
             shutil.rmtree(state)
         yield
-        with out.open("rb") as file:
-            finished.write_text(hashlib.file_digest(file, "md5").hexdigest())  # as in dvc.lock
+        with out.open("rb") as file, replacing(finished) as beside:
+            beside.write_text(hashlib.file_digest(file, "md5").hexdigest())  # as in dvc.lock
         phase = state.name.partition("-")[0]
         for other in {path.parent for path in state.parent.glob(f"{phase}-*/finished")} - {state}:
             remove_unless_locked(other)

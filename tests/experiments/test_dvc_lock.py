@@ -1,15 +1,29 @@
-"""A dvc.lock that was cut short is replaced by one that DVC reads."""
+"""What DVC was writing when it was killed is replaced by what it reads."""
 
+import json
+import resource
 import subprocess
 from pathlib import Path
 
 import pytest
+from dvc.lock import make_lock
 from projects import ROOT
 
-from pneumonia.experiments.dvc_lock import LOCK, mend_lock
+from pneumonia.core.errors import InputError
+from pneumonia.experiments.dvc_lock import LOCK, USED, mend_lock
 
 WHOLE = (ROOT / "dvc.lock").read_bytes()
-CUT = [b"", b"\n", WHOLE[:1], WHOLE[:15], WHOLE[: WHOLE.index(b"hash:") + 3], b"\0" * 4096, b"{}", b"[]"]
+CUT = [
+    b"",
+    b"\n",
+    WHOLE[:1],
+    WHOLE[:15],
+    WHOLE[: WHOLE.index(b"hash:") + 3],
+    WHOLE[: WHOLE.rindex(b"md5:") + 9],
+    b"\0" * 4096,
+    b"{}",
+    b"[]",
+]
 
 
 @pytest.fixture
@@ -44,3 +58,38 @@ def test_a_lock_that_was_cut_short_and_never_committed_is_removed(
     LOCK.write_bytes(content)
     mend_lock()
     assert not LOCK.exists()
+
+
+@pytest.mark.usefixtures("committed")
+def test_a_lock_that_dvc_is_just_writing_stays_as_it_is() -> None:
+    USED.parent.mkdir(parents=True)
+    LOCK.write_bytes(b"")
+    with make_lock(str(USED.with_name("lock"))):
+        mend_lock()
+    assert LOCK.read_bytes() == b""
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_list_of_files_in_use_is_removed_if_it_was_cut_short(
+    kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    USED.parent.mkdir(parents=True)
+    whole = json.dumps({"write": {"data/raw": {"pid": 1, "cmd": "dvc repro"}}, "read": {}})
+    USED.write_text(whole if kept else whole[:40])
+    mend_lock()
+    assert USED.exists() == kept
+
+
+@pytest.mark.usefixtures("committed")
+def test_a_disk_that_is_still_full_is_one_error_and_leaves_the_lock_to_be_mended() -> None:
+    LOCK.write_bytes(b"")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # writing more fails as on a full disk
+    try:
+        with pytest.raises(InputError, match="cannot be mended: File too large"):
+            mend_lock()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    mend_lock()
+    assert LOCK.read_bytes() == WHOLE

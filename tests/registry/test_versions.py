@@ -243,6 +243,11 @@ def test_a_version_has_its_notice_and_tags_and_is_found_by_its_content(package: 
     assert find_version("0" * 64) is None
 
 
+def test_a_version_whose_registration_was_killed_gets_its_notice(package: Package):
+    mlflow.MlflowClient().update_model_version(MODEL_NAME, "1", "")
+    assert register(package).description == NOTICE
+
+
 def test_registering_leaves_the_tags_it_is_given_alone():
     assert TAGS == {"recipe": "default", "test_roc_auc": "0.9", "synthetic": "True"}
 

@@ -284,6 +284,12 @@ def test_an_interrupted_training_resumes_to_the_same_bits_whatever_half_written_
     assert_same(train("broken", from_layer, **settings(from_layer)), unbroken(from_layer))
 
 
+def test_a_state_that_a_killed_process_had_begun_to_remove_starts_anew():
+    train("removed", epochs=1)
+    max(Path("removed").glob("epoch*.npz")).unlink()
+    assert_same(train("removed"), unbroken(HEAD))
+
+
 def test_more_epochs_continue_a_shorter_training():
     (first, longer, _), _ = resumed()
     assert len(first.history) == 1

@@ -10,11 +10,15 @@ import socket
 import sys
 import threading
 import traceback
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 LARGE = ("tensorflow", "keras", "mlflow.tensorflow", "mlflow.store.tracking.sqlalchemy_store", "great_expectations",
          "pandas", "scipy.stats", "sklearn.metrics", "sklearn.model_selection", "matplotlib.pyplot", "pydicom",
          "pydantic")  # fmt: skip
+parents = psutil.Process.parents
 
 
 def serve(address: Path, owner: int) -> None:
@@ -56,19 +60,23 @@ def attend(connection: socket.socket) -> None:
         for descriptor in descriptors:
             os.close(descriptor)
         status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-        connection.sendall(str(status if status >= 0 else 128 - status).encode())
+        with suppress(BrokenPipeError):  # who waited was killed
+            connection.sendall(str(status if status >= 0 else 128 - status).encode())
         os._exit(0)
     connection.close()
     become(descriptors, **json.loads(text))
 
 
-def become(descriptors: list[int], arguments: list[str], folder: str, group: int, environment: dict[str, str]) -> None:
+def become(
+    descriptors: list[int], arguments: list[str], folder: str, group: int, client: int, environment: dict[str, str]
+) -> None:
     """Run a module as `python -m` does."""
     os.setpgid(0, group)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    os.environ.pop("DVC_STAGE", None)  # its parent is the attendant, not DVC, with whom a stage ends
+    # Its own parent is the attendant; a stage has to end with the DVC above the process that waits for it.
+    psutil.Process.parents = lambda self: parents(psutil.Process(client))
     for number, descriptor in enumerate(descriptors):
         os.dup2(descriptor, number)
         os.close(descriptor)
