@@ -7,7 +7,7 @@ import sys
 from importlib import import_module
 
 from pneumonia.core.errors import InputError
-from pneumonia.tracking.connection import reaching
+from pneumonia.tracking.failures import reaching
 
 # Each is a module beside this one with `add_arguments` and `run`.
 COMMANDS = {

@@ -13,7 +13,8 @@ from mlflow.exceptions import MlflowException
 
 from pneumonia.core import tables
 from pneumonia.core.errors import InputError
-from pneumonia.tracking.connection import has_store, reaching
+from pneumonia.tracking.connection import has_store
+from pneumonia.tracking.failures import reaching
 
 MODEL_NAME = "pneumonia-classifier"
 TRAIL = "audit."  # and a number: the tags of the registered model that hold the audit trail
@@ -51,6 +52,7 @@ def find_alias(alias: str) -> ModelVersion | None:
         return mlflow.MlflowClient().get_model_version_by_alias(MODEL_NAME, alias)
 
 
+@reaching("reading the registry")
 def find_version(sha256: str) -> ModelVersion | None:
     """Return the version registered from the package with this SHA-256, None if there is none."""
     if not has_store():
@@ -78,6 +80,7 @@ def get_version(name: str) -> ModelVersion:
     )
 
 
+@reaching("reading the registry")
 def list_versions() -> list[ModelVersion]:
     """Return all versions, the latest first."""
     if not has_store():
@@ -135,11 +138,16 @@ def read_json(tag: str, name: str, owner: str) -> Any:
     try:
         return json.loads(tag)
     except json.JSONDecodeError:
-        raise InputError(
-            f"The tag {name!r} of {owner} is no JSON: {tag[:40]!r}.",
-            expected="what this project wrote there; notes of your own under other names",
-            remedy="restore the tag in the MLflow UI from a backup of the store, or delete it there",
-        ) from None
+        raise bad_tag(tag, name, owner, "JSON") from None
+
+
+def bad_tag(tag: str, name: str, owner: str, kind: str) -> InputError:
+    """Return the error of a tag of ours into which somebody wrote something else than it holds."""
+    return InputError(
+        f"The tag {name!r} of {owner} is no {kind}: {tag[:40]!r}.",
+        expected="what this project wrote there; notes of your own under other names",
+        remedy="restore the tag in the MLflow UI from a backup of the store, or delete it there",
+    )
 
 
 def read_predictions(version: ModelVersion) -> pd.DataFrame:

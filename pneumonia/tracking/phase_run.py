@@ -171,7 +171,11 @@ def _now() -> int:
 
 
 def ensure_run(
-    phase: Phase, params: Params, dataset: Path, model: Path, replay: Callable[[PhaseRun, Dataset], None]
+    phase: Phase,
+    params: Params,
+    dataset: Path,
+    model: Path,
+    replay: Callable[..., None],
 ) -> Run:
     """Return the run that made `model`; record one if there is none because DVC restored the model.
 
@@ -183,7 +187,7 @@ def ensure_run(
         params: all of params.yaml.
         dataset: pickle of the augment stage.
         model: file that the phase wrote.
-        replay: tells a new run, given the data, what the phase would have told it.
+        replay: tells a new run, given the phase's section, the notice and the data, what the phase would have told it.
 
     Raises:
         InputError: the tracking server does not answer or refuses.
@@ -195,6 +199,6 @@ def ensure_run(
     images = read_dataset(dataset)
     with _recording(recorder, params, images) as run:
         run.tag({"restored": "True"})
-        replay(run, images)
+        replay(getattr(params, phase), params.data.notice, run, images)
         run.tag_model(model)
     return recorder.run

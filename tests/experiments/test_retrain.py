@@ -19,7 +19,8 @@ from pneumonia.experiments.baseline import reproduce
 from pneumonia.experiments.judgement import Judgement, read_gates
 from pneumonia.experiments.retrain import list_changes, retrain, run_pipeline
 from pneumonia.experiments.summary import trace_roc, write_judgement
-from pneumonia.registry.checks import Check, Evidence, measure_gains
+from pneumonia.registry.checks import Check
+from pneumonia.registry.evidence import Evidence, measure_gains
 
 IMAGES = draw_images()
 

@@ -17,13 +17,14 @@ import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, RESOURCE_DOES_NOT_EXIST
 from stores import serving_store, working_in
+from versions import find_champion
 
 from pneumonia.core.errors import InputError
 from pneumonia.registry import lock
 from pneumonia.registry.audit import read_audit
 from pneumonia.registry.lock import LOCK, PromotionRefusedError
 from pneumonia.registry.promotion import promote, rollback
-from pneumonia.registry.versions import MODEL_NAME, find_alias
+from pneumonia.registry.versions import MODEL_NAME
 from pneumonia.tracking.connection import connect
 
 # As on two machines, processes share nothing but the store. They are forked from one that has imported MLflow already.
@@ -36,11 +37,6 @@ OLD = 1000 * (lock.STALE + 60)  # milliseconds
 def store(registered: Path, tmp_path: Path) -> Iterator[Path]:
     with working_in(tmp_path, registered) as store:
         yield store
-
-
-def find_champion() -> str | None:
-    champion = find_alias("champion")
-    return str(champion.version) if champion else None
 
 
 def crown(version: str) -> None:

@@ -14,9 +14,10 @@ from typing import Any
 import mlflow
 import pytest
 from stores import working_in
+from versions import find_champion
 
 from pneumonia.core.errors import InputError
-from pneumonia.registry.audit import LIMIT, find_lineage, find_promoter, read_audit
+from pneumonia.registry.audit import LIMIT, find_promoter, read_audit, read_trail
 from pneumonia.registry.lock import PromotionRefusedError
 from pneumonia.registry.promotion import promote, rollback
 from pneumonia.registry.versions import MODEL_NAME, find_alias
@@ -27,11 +28,6 @@ from pneumonia.tracking.connection import connect
 def store(registered: Path, tmp_path: Path) -> Iterator[Path]:
     with working_in(tmp_path, registered) as store:
         yield store
-
-
-def find_champion() -> str | None:
-    champion = find_alias("champion")
-    return str(champion.version) if champion else None
 
 
 def crown(*versions: str) -> None:
@@ -81,7 +77,7 @@ def test_the_trail_stays_in_order_beyond_four_digits():
 def test_a_store_without_a_model_has_no_champion_no_trail_and_no_lineage():
     connect()
     mlflow.MlflowClient().delete_registered_model(MODEL_NAME)
-    assert (find_champion(), read_audit(), find_lineage()) == (None, [], [])
+    assert (find_champion(), read_audit(), read_trail().lineage) == (None, [], [])
 
 
 def test_a_version_number_may_be_an_integer_as_mlflow_returns_it():
@@ -195,14 +191,14 @@ def test_a_rollback_restores_a_champion_whose_alias_was_deleted():
 
 def test_the_lineage_holds_each_champion_that_was_not_rolled_back_the_oldest_first():
     crown("1", "2")
-    assert find_lineage() == ["1", "2"]
+    assert read_trail().lineage == ["1", "2"]
     rollback("misses effusions", "Bob")
     crown("3")
-    assert find_lineage() == ["1", "3"]
+    assert read_trail().lineage == ["1", "3"]
     set_champion("4")
-    assert find_lineage() == ["1", "3", "4"]
+    assert read_trail().lineage == ["1", "3", "4"]
     crown("1")
-    assert find_lineage() == ["1", "3", "4"]
+    assert read_trail().lineage == ["1", "3", "4"]
 
 
 def test_the_promoter_is_named_by_the_environment_or_by_git(monkeypatch: pytest.MonkeyPatch):
@@ -253,7 +249,7 @@ class Broken(BaseHTTPRequestHandler):
     [(lambda: promote("1", None, "", {}, "Ada"), "promoting a version"),
      (lambda: rollback("worse", "Ada"), "rolling back the champion"),
      (lambda: find_alias("champion"), "reading the registry"),
-     (read_audit, "reading the registry"), (find_lineage, "reading the registry")],
+     (read_audit, "reading the registry")],
 )  # fmt: skip
 def test_a_failing_server_is_an_error_that_reads_as_a_sentence(
     call: Callable[[], Any], doing: str, monkeypatch: pytest.MonkeyPatch

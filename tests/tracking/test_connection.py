@@ -11,7 +11,9 @@ from stores import working_in
 
 from benchmarks.servers import find_port
 from pneumonia.core.errors import InputError
-from pneumonia.tracking.connection import UnreachableError, connect, find_server, reaching
+from pneumonia.tracking.address import find_server
+from pneumonia.tracking.connection import connect
+from pneumonia.tracking.failures import UnreachableError, reaching
 
 SERVER = "http://mlflow.example:5000"
 

@@ -22,7 +22,8 @@ from projects import ROOT, clean_environment, run, set_params
 from benchmarks.servers import find_port
 from pneumonia.core.dataset import write_dataset
 from pneumonia.core.tables import write_table
-from pneumonia.tracking.connection import UnreachableError, connect
+from pneumonia.tracking.connection import connect
+from pneumonia.tracking.failures import UnreachableError
 from pneumonia.tracking.phase_run import phase_run
 from pneumonia.tracking.spool import find_waiting, send_spooled
 

@@ -28,7 +28,8 @@ from pneumonia.core.dataset import write_dataset
 from pneumonia.core.errors import InputError
 from pneumonia.core.files import sha256_file
 from pneumonia.core.tables import write_table
-from pneumonia.tracking.connection import PATIENCE, UnreachableError, connect
+from pneumonia.tracking.connection import PATIENCE, connect
+from pneumonia.tracking.failures import UnreachableError
 from pneumonia.tracking.phase_run import ensure_run, phase_run
 from pneumonia.tracking.runs import find_run
 from pneumonia.tracking.spool import find_spool, find_waiting, send_spooled

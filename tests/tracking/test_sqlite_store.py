@@ -16,7 +16,8 @@ from stores import make_tables, working_in
 from pneumonia.core.errors import InputError
 from pneumonia.registry.versions import list_versions
 from pneumonia.tracking import sqlite_store
-from pneumonia.tracking.connection import EXPERIMENT, UnreachableError, connect, has_store, reaching
+from pneumonia.tracking.connection import EXPERIMENT, connect, has_store
+from pneumonia.tracking.failures import UnreachableError, reaching
 
 
 @pytest.fixture
