@@ -20,6 +20,29 @@ class Check:
     passed: bool
 
 
+def check_all(
+    challenger: Evidence, champion: Evidence | None, earlier: Sequence[Evidence], gates: Gates
+) -> list[Check]:
+    """Check all that a challenger has to meet before it replaces the champion; docs/registry.md states the rule.
+
+    Args:
+        challenger: on what it is judged.
+        champion: the present one, None if there is none.
+        earlier: champions before it that nobody rolled back.
+        gates: what a champion has to reach.
+
+    Raises:
+        InputError: the predictions of a model cannot be read.
+    """
+    checks = check_floors(challenger, gates)
+    if champion is None:
+        return checks
+    checks += check_against(champion, challenger, gates)
+    if not can_compare(champion, challenger, gates):
+        return checks
+    return [*checks, check_gain(champion, challenger), *check_lineage(champion, earlier, challenger, gates)]
+
+
 def check_floors(model: Evidence, gates: Gates) -> list[Check]:
     """Compare the test metrics of a model with their floors, its calibration error with the ceiling."""
     floors = {"roc_auc": gates.min_roc_auc, "sensitivity": gates.min_sensitivity, "specificity": gates.min_specificity}

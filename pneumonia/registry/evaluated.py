@@ -66,14 +66,14 @@ def ensure_locked(files: Sequence[Path], project: Path = Path()) -> None:
     try:
         stages: Any = yaml.safe_load((project / "dvc.lock").read_text())["stages"].values()
         expected = {Path(out["path"]): out["md5"] for stage in stages for out in stage.get("outs", ())}
-    except (OSError, ValueError, yaml.YAMLError, LookupError, TypeError) as error:
+    except (OSError, ValueError, yaml.YAMLError, LookupError, TypeError, AttributeError) as error:
         raise InputError(
             f"dvc.lock, which says what the pipeline made, cannot be read: {error!r}.",
             expected="the file that DVC writes while the pipeline runs, and that git keeps",
             remedy="make repro",
         ) from error
     for out in dict.fromkeys(next((p for p in (file, *file.parents) if p in expected), file) for file in files):
-        if out not in expected or not (project / out).exists() or _digest(project / out) != expected[out]:
+        if out not in expected or not (project / out).exists() or digest_output(project / out) != expected[out]:
             raise ReplacedError(
                 f"{out} is not what the pipeline made.",
                 expected=f"the MD5 in dvc.lock: {expected.get(out, 'there is none')}",
@@ -81,7 +81,7 @@ def ensure_locked(files: Sequence[Path], project: Path = Path()) -> None:
             )
 
 
-def _digest(path: Path) -> str | None:
+def digest_output(path: Path) -> str | None:
     """Return the MD5 of a file or folder as DVC computes it, without its memory of files that seem unchanged."""
     return build(HashFileDB(localfs, ""), str(path.absolute()), localfs, "md5", dry_run=True)[2].hash_info.value
 

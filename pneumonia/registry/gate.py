@@ -14,15 +14,7 @@ from pneumonia.core.errors import InputError
 from pneumonia.core.files import project_home, sha256_bytes
 from pneumonia.core.params import Gates
 from pneumonia.registry.audit import find_promoter, read_trail
-from pneumonia.registry.checks import (
-    Check,
-    can_compare,
-    check_against,
-    check_floors,
-    check_gain,
-    check_lineage,
-    tabulate,
-)
+from pneumonia.registry.checks import Check, check_all, tabulate
 from pneumonia.registry.evidence import find_evidence
 from pneumonia.registry.lock import PromotionRefusedError
 from pneumonia.registry.package import Package, register_package
@@ -55,11 +47,11 @@ def submit(run: Run, package: Package, tags: dict[str, str], notice: str, gates:
 
 
 def judge(version: ModelVersion, champion: ModelVersion | None, lineage: Sequence[str], gates: Gates) -> list[Check]:
-    """Check all that a version has to meet before it replaces the champion; docs/registry.md states the rule.
+    """Check all that a version has to meet before it replaces the champion.
 
     Args:
-        version: with its evidence.
-        champion: it would replace.
+        version: to become champion.
+        champion: the present one, None if there is none.
         lineage: versions that were champion, see `Trail.lineage`.
         gates: what a champion has to reach.
 
@@ -67,20 +59,14 @@ def judge(version: ModelVersion, champion: ModelVersion | None, lineage: Sequenc
         InputError: the predictions of a version cannot be read.
     """
     challenger = find_evidence(version, "the challenger")
-    checks = check_floors(challenger, gates)
     if champion is None or champion.version == version.version:
-        return checks
-    present = find_evidence(champion, "the champion")
-    checks += check_against(present, challenger, gates)
-    if not can_compare(present, challenger, gates):
-        return checks
-    compared = (version.version, champion.version)
+        return check_all(challenger, None, [], gates)
     earlier = [
         find_evidence(one, f"version {one.version}")
         for one in list_versions()
-        if str(one.version) in lineage and one.version not in compared
+        if str(one.version) in lineage and one.version not in (version.version, champion.version)
     ]
-    return [*checks, check_gain(present, challenger), *check_lineage(present, earlier, challenger, gates)]
+    return check_all(challenger, find_evidence(champion, "the champion"), earlier, gates)
 
 
 def consider(version: ModelVersion, gates: Gates) -> tuple[str, list[Check]]:

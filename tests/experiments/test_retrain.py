@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from projects import ROOT, clean_environment, run, set_params
+from swaps import METRICS, MODEL, find_object, swap_model
 from versions import draw_images, predict
 from waiting import wait_for
 
@@ -20,6 +21,7 @@ from pneumonia.experiments.judgement import Judgement, read_gates
 from pneumonia.experiments.retrain import list_changes, retrain, run_pipeline
 from pneumonia.experiments.summary import trace_roc, write_judgement
 from pneumonia.registry.checks import Check
+from pneumonia.registry.evaluated import ReplacedError
 from pneumonia.registry.evidence import Evidence, measure_gains
 
 IMAGES = draw_images()
@@ -121,6 +123,33 @@ def test_a_step_that_fails_or_is_interrupted_is_what_the_summary_says(
     written = summary.read_text()
     assert written.startswith("# Retraining: it did not finish\n")
     assert said in written
+
+
+def test_a_model_that_was_replaced_with_all_that_goes_with_it_is_refused(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inject(FAULT.format(commands="repro\\ report", action="exit", dvc=""), tmp_path)  # as if DVC saw no change
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.chdir(finished)
+    swap_model()
+    with pytest.raises(ReplacedError, match=f"{MODEL} is not what the pipeline made"):
+        retrain("nowhere", "", "", "", tmp_path / "out")
+
+
+def test_metrics_of_the_baseline_that_were_replaced_in_the_cache_are_refused(inside: Path, summary: Path) -> None:
+    cached = Path(".dvc/cache") / find_object(METRICS)
+    before, mode = cached.read_bytes(), cached.stat().st_mode
+    cached.chmod(0o644)
+    cached.write_bytes(before.replace(b'"roc_auc": ', b'"roc_auc": 0'))
+    cached.chmod(mode)
+    try:
+        with pytest.raises(ReplacedError, match=f"{METRICS} is not what the pipeline made"):
+            retrain("HEAD", "", "", "", summary.parent)
+    finally:
+        cached.chmod(0o644)
+        cached.write_bytes(before)
+        cached.chmod(mode)
+    assert "is not what the pipeline made" in summary.read_text()
 
 
 def test_a_comparison_that_dvc_cannot_draw_is_a_warning_and_the_verdict_stands(

@@ -34,8 +34,8 @@ OLD = 1000 * (lock.STALE + 60)  # milliseconds
 
 
 @pytest.fixture(autouse=True)
-def store(registered: Path, tmp_path: Path) -> Iterator[Path]:
-    with working_in(tmp_path, registered) as store:
+def store(registered: Path, home: Path) -> Iterator[Path]:
+    with working_in(home, registered) as store:
         yield store
 
 
