@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pandas as pd
@@ -21,13 +23,14 @@ import pytest
 import requests
 from mlflow.entities import Metric, Run
 from phases import DATASET, FIGURE, FOUND, PARAMS, RANGE_TEST
-from projects import ROOT
+from processes import FORKED
 
 from benchmarks.servers import find_port
 from pneumonia.core.dataset import write_dataset
 from pneumonia.core.errors import InputError
 from pneumonia.core.files import sha256_file
 from pneumonia.core.tables import write_table
+from pneumonia.tracking import connection
 from pneumonia.tracking.connection import PATIENCE, connect
 from pneumonia.tracking.failures import UnreachableError
 from pneumonia.tracking.phase_run import ensure_run, phase_run
@@ -217,18 +220,31 @@ def now() -> int:
     return int(time.time() * 1000)
 
 
-def send(*before: str, check: bool = True) -> subprocess.Popen[str]:
-    """Start a process that sends what waits, after lines of Python of its own."""
-    code = ["from pneumonia.tracking import connection, spool", f"connection.EXPERIMENT = {str(Path.cwd())!r}", *before]
-    code += ["print('sent', spool.send_spooled())"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.Popen([sys.executable, "-c", "\n".join(code)], env=environment, stdout=-1, stderr=-1, text=True)
+def start(target: Callable[..., None], *arguments: Any) -> ForkServerProcess:
+    """Call a function in a process of its own, in this project and with this server."""
+    process = FORKED.Process(target=enter, args=(Path.cwd(), os.environ["MLFLOW_TRACKING_URI"], target, *arguments))
+    process.start()
+    return process
 
 
-def read_sent(process: subprocess.Popen[str]) -> int:
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    return int(out.split("sent ")[-1])
+def enter(project: Path, uri: str, target: Callable[..., None], *arguments: Any) -> None:
+    os.chdir(project)
+    os.environ |= {"MLFLOW_TRACKING_URI": uri, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    connection.EXPERIMENT = str(project)
+    target(*arguments)
+
+
+def send(barrier: Any = None, sent: Any = None) -> None:
+    """Send what waits, at the same moment as another process if there is a barrier."""
+    if barrier:
+        barrier.wait(60)
+    number = send_spooled()
+    if sent:
+        sent.put(number)
+
+
+def die_in_second_epoch() -> None:
+    train(before_epoch=lambda epoch: os.kill(os.getpid(), signal.SIGKILL) if epoch == 1 else None)
 
 
 def test_while_the_server_answers_no_journal_is_written():
@@ -340,9 +356,11 @@ def test_two_processes_that_send_at_once_create_one_run(server: Server, monkeypa
     ended = now()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     connect()  # the experiment is not what they compete for
-    meet = ["import time, pathlib", "pathlib.Path(f'ready-{time.time_ns()}').touch()"]
-    meet += ["while len(list(pathlib.Path.cwd().glob('ready-*'))) < 2: time.sleep(0.001)"]
-    assert sorted(map(read_sent, [send(*meet), send(*meet)])) == [0, 1]
+    barrier, sent = FORKED.Barrier(2), FORKED.Queue()
+    senders = [start(send, barrier, sent) for _ in range(2)]
+    assert sorted(sent.get(timeout=120) for _ in senders) == [0, 1]
+    for sender in senders:
+        sender.join()
     check_complete(began, ended)
 
 
@@ -359,11 +377,11 @@ def test_sending_that_broke_off_is_completed_by_the_next(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", gate.uri)
     gate.rule = lambda number, method, path: "lost" if last in path else None
     if killed:
-        sender: list[subprocess.Popen[str]] = []
+        sender: list[ForkServerProcess] = []
         gate.lost = lambda: sender[0].kill()
-        sender.append(send())
-        sender[0].communicate(timeout=120)
-        assert sender[0].returncode == -signal.SIGKILL
+        sender.append(start(send))
+        sender[0].join(120)
+        assert sender[0].exitcode == -signal.SIGKILL
     else:
         with pytest.raises(UnreachableError):
             send_spooled()
@@ -413,13 +431,11 @@ def test_a_phase_that_failed_without_its_server_resumes_in_the_same_run(
 def test_a_phase_that_was_killed_without_its_server_resumes_in_the_same_run(
     server: Server, monkeypatch: pytest.MonkeyPatch, reached: bool
 ):
-    code = f"import sys; sys.path[:0] = {[str(ROOT), str(ROOT / 'tests'), str(Path(__file__).parent)]}\n"
-    code += "from test_spool import *\n"
-    code += "train(before_epoch=lambda epoch: os.kill(os.getpid(), signal.SIGKILL) if epoch == 1 else None)"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", nowhere())
     began = now()
-    killed = subprocess.run([sys.executable, "-c", code], capture_output=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    killed = start(die_in_second_epoch)
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
     if reached:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     with phase_run("train", PARAMS, DATASET, DATA, STATE) as phase:

@@ -3,14 +3,13 @@
 import os
 import re
 import sqlite3
-import subprocess
-import sys
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
-from projects import ROOT, clean_environment
+from processes import FORKED
 from stores import make_tables, working_in
 
 from pneumonia.core.errors import InputError
@@ -49,14 +48,21 @@ def test_outside_a_project_nothing_is_created_and_the_error_says_where_to_go(pro
     assert list(project.iterdir()) == []
 
 
+def connect_in(project: Path, barrier: Any, numbers: Any) -> None:
+    os.chdir(project)
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    barrier.wait(60)
+    numbers.put(connect())
+
+
 def test_commands_that_make_the_store_at_once_all_succeed(project: Path):
-    code = "from pneumonia.tracking.connection import connect; print(connect())"
-    environment = clean_environment() | {"PYTHONPATH": str(ROOT)}
-    started = [
-        subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=-1, stderr=-1, text=True)
-        for _ in range(3)
-    ]
-    assert [process.communicate() for process in started] == [("1\n", "")] * 3
+    barrier, numbers = FORKED.Barrier(3), FORKED.Queue()
+    started = [FORKED.Process(target=connect_in, args=(project, barrier, numbers)) for _ in range(3)]
+    for process in started:
+        process.start()
+    assert [numbers.get(timeout=120) for _ in started] == ["1"] * 3
+    for process in started:
+        process.join()
 
 
 @pytest.mark.parametrize(
