@@ -16,8 +16,8 @@ from pneumonia.experiments.summary import write_failure, write_judgement
 from pneumonia.registry.evaluated import ReplacedError, ensure_locked
 
 # What a judgement rests on, as dvc.yaml names it.
-JUDGED = (METRICS, PREDICTIONS, *map(Path, ("models/finetuned.keras", "models/operating_point.json",
-          "models/novelty.npz", "data/dataset.pkl", "data/splits.csv")))  # fmt: skip
+JUDGED = (*map(Path, ("models/finetuned.keras", "models/operating_point.json", "models/novelty.npz",
+                      "data/dataset.pkl", "data/splits.csv")), METRICS, PREDICTIONS)  # fmt: skip
 
 
 def retrain(base: str, recipe: str, settings: str, source: str, out: Path) -> None:

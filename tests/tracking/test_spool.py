@@ -5,8 +5,6 @@ import os
 import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,10 +18,10 @@ from typing import Any
 import mlflow
 import pandas as pd
 import pytest
-import requests
 from mlflow.entities import Metric, Run
 from phases import DATASET, FIGURE, FOUND, PARAMS, RANGE_TEST
 from processes import FORKED
+from stores import make_tables, start_server
 
 from benchmarks.servers import find_port
 from pneumonia.core.dataset import write_dataset
@@ -42,35 +40,18 @@ SAMPLE = "system/cpu_utilization_percentage"
 
 
 class Server:
-    """`mlflow server` over SQLite in a folder, started and killed."""
+    """A server over SQLite in a folder, started and killed."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.port = folder, find_port()
-        self.uri = f"http://127.0.0.1:{self.port}"
+        self.store, self.port = folder / "mlflow.db", find_port()
+        shutil.copy(Path(make_tables().name, "mlflow.db"), self.store)
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", "server", "--workers=1", f"--port={self.port}"]
-        command += [f"--backend-store-uri=sqlite:///{self.folder}/mlflow.db"]
-        command += [f"--artifacts-destination={self.folder}/artifacts"]
-        quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        with (self.folder / "log").open("a") as log:
-            self.process = subprocess.Popen(
-                command, env=os.environ | quiet, stdout=log, stderr=log, start_new_session=True
-            )
-        deadline = time.monotonic() + 120
-        while not self.answers():
-            assert time.monotonic() < deadline and self.process.poll() is None, (self.folder / "log").read_text()
-            time.sleep(0.1)
-
-    def answers(self) -> bool:
-        try:
-            return requests.get(f"{self.uri}/health", timeout=5).ok
-        except requests.RequestException:
-            return False
+        self.uri, self.process = start_server(self.store, self.port)
 
     def kill(self) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        self.process.kill()
+        self.process.join()
 
 
 class Gate:
