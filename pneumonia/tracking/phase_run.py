@@ -26,6 +26,8 @@ from pneumonia.tracking.provenance import describe_code
 from pneumonia.tracking.runs import Phase, find_run, link_initial_run
 from pneumonia.tracking.spool import KEY, Entry, Recorder, open_run, send_spooled
 
+SAMPLING = 2.0  # seconds between two samples of system metrics
+
 
 class PhaseRun:
     """The MLflow run of a training phase; a `training.listener.Listener`."""
@@ -120,7 +122,7 @@ def phase_run(phase: Phase, params: Params, dataset: Dataset, dataset_path: Path
 
 
 def _watch_system(run_id: str, resumed: bool) -> SystemMetricsMonitor:
-    monitor = SystemMetricsMonitor(run_id, sampling_interval=2, resume_logging=resumed)
+    monitor = SystemMetricsMonitor(run_id, sampling_interval=SAMPLING, resume_logging=resumed)
     monitor.start()
     return monitor
 

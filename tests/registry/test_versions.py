@@ -157,8 +157,8 @@ def registered(
 
 
 @pytest.fixture(autouse=True)
-def store(registered: tuple[Path, list[ModelVersion]], tmp_path: Path) -> Iterator[Path]:
-    with working_in(tmp_path, registered[0]) as store:
+def store(registered: tuple[Path, list[ModelVersion]], home: Path) -> Iterator[Path]:
+    with working_in(home, registered[0]) as store:
         yield store
 
 

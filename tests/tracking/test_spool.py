@@ -125,6 +125,7 @@ def project(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for name in set(PATIENCE) - {"MAX_RETRIES"}:
         monkeypatch.setenv(f"MLFLOW_HTTP_REQUEST_{name}", PATIENCE[name])
     monkeypatch.setattr("pneumonia.tracking.connection.EXPERIMENT", str(tmp_path))
+    monkeypatch.setattr("pneumonia.tracking.phase_run.SAMPLING", 0.2)
     monkeypatch.chdir(tmp_path)
     write_dataset(DATASET, DATA)
     MODEL.write_bytes(os.urandom(8))
@@ -531,6 +532,7 @@ def test_a_password_in_the_address_is_neither_shown_nor_stored(
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_damaged_local_store_does_not_stop_a_training(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     Path("mlruns").mkdir()
@@ -540,6 +542,7 @@ def test_a_damaged_local_store_does_not_stop_a_training(monkeypatch: pytest.Monk
     assert Path("mlruns/mlflow.db.damaged").read_text() == "no database"
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_local_store_that_is_held_meanwhile_gets_the_run_later(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
@@ -558,6 +561,7 @@ def test_a_local_store_that_is_held_meanwhile_gets_the_run_later(
     check_complete(began, ended)
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_journal_for_a_server_is_not_sent_to_a_local_store(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", nowhere())
     train()

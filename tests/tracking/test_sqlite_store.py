@@ -83,6 +83,7 @@ def test_a_mistyped_address_is_an_error_and_creates_nothing(
     assert [path.name for path in project.iterdir()] == ["dvc.yaml"]
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("damage", ["truncated", "garbage"])
 def test_a_damaged_store_is_kept_beside_a_new_one(project: Path, damage: str, capsys: pytest.CaptureFixture[str]):
     whole = Path(make_tables().name, "mlflow.db").read_bytes()
@@ -96,6 +97,7 @@ def test_a_damaged_store_is_kept_beside_a_new_one(project: Path, damage: str, ca
     assert "mlflow.db.damaged" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("quick")
 def test_an_empty_file_becomes_a_store(project: Path):
     (project / "mlruns").mkdir()
     (project / "mlruns/mlflow.db").touch()
