@@ -26,7 +26,7 @@ from pneumonia.tracking.provenance import describe_code
 from pneumonia.tracking.runs import Phase, find_run, link_initial_run
 from pneumonia.tracking.spool import KEY, Entry, Recorder, open_run, send_spooled
 
-SAMPLING = 2.0  # seconds between two samples of system metrics
+SAMPLING = 2  # seconds between two samples of system metrics
 
 
 class PhaseRun:
