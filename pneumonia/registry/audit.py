@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import mlflow
+from typing_extensions import TypedDict
 
 from pneumonia.core.errors import InputError
 from pneumonia.registry.versions import MODEL_NAME, TRAIL, find_model, read_json
@@ -20,6 +21,19 @@ from pneumonia.tracking.failures import reaching
 LIFT = 'python -m pneumonia registry resume --reason "...", or registry promote VERSION --reason "..."'
 LIMIT = 5000  # characters that MLflow's tables hold in a tag; MLflow itself allows 100,000, SQLite any number
 Record = dict[str, Any]  # its fields are listed at `read_audit`
+
+
+class Stored(TypedDict):
+    """What every record holds; anything else in its tag was written by somebody else."""
+
+    action: str
+    version: Any
+    former: Any
+    by: str
+    at: str
+    reason: str
+    forced: bool
+    evidence: dict[str, Any]
 
 
 def find_promoter() -> str:
@@ -111,7 +125,7 @@ def read_trail() -> Trail:
     model = find_model(MODEL_NAME) if has_store() else None
     tags, aliases = (model.tags, model.aliases) if model else ({}, {})
     kept = {
-        int(found[1]): read_json(tag, key, MODEL_NAME)
+        int(found[1]): dict(read_json(tag, key, MODEL_NAME, Stored))
         for key, tag in tags.items()
         if (found := re.fullmatch(rf"{re.escape(TRAIL)}(\d+)", key))  # others are notes of somebody's
     }

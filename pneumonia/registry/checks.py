@@ -15,8 +15,8 @@ class Check:
     """One requirement, and whether a challenger meets it."""
 
     what: str
-    value: float | str
-    bound: float | str
+    value: int | float | str
+    bound: int | float | str
     passed: bool
 
 

@@ -171,5 +171,4 @@ def keep_checks(version: ModelVersion, checks: list[Check], key: str) -> None:
 
 def read_checks(version: ModelVersion) -> list[Check]:
     """Return the checks stored with a version, none if it was never judged."""
-    checks = read_json(version.tags.get("checks", "[]"), "checks", f"version {version.version}")
-    return [Check(**check) for check in checks]
+    return read_json(version.tags.get("checks", "[]"), "checks", f"version {version.version}", list[Check])

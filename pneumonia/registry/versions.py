@@ -1,15 +1,15 @@
 """Find registered versions and read what they hold."""
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import mlflow
 import pandas as pd
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
+from pydantic import TypeAdapter, ValidationError
 
 from pneumonia.core import tables
 from pneumonia.core.errors import InputError
@@ -19,6 +19,7 @@ from pneumonia.tracking.failures import reaching
 MODEL_NAME = "pneumonia-classifier"
 TRAIL = "audit."  # and a number: the tags of the registered model that hold the audit trail
 ALIASES = ("champion", "challenger")
+Kind = TypeVar("Kind")
 
 
 def find_model(name: str) -> RegisteredModel | None:
@@ -129,16 +130,16 @@ def find_location(version: ModelVersion) -> str:
     return re.sub("//[^/@]*@", "//", location)
 
 
-def read_json(tag: str, name: str, owner: str) -> Any:
-    """Return what a tag of ours holds as JSON.
+def read_json(tag: str, name: str, owner: str, kind: type[Kind]) -> Kind:
+    """Return what a tag of ours holds as JSON, an object of some kind.
 
     Raises:
         InputError: somebody wrote something else there.
     """
     try:
-        return json.loads(tag)
-    except json.JSONDecodeError:
-        raise bad_tag(tag, name, owner, "JSON") from None
+        return TypeAdapter(kind).validate_json(tag)
+    except ValidationError:
+        raise bad_tag(tag, name, owner, "JSON of ours") from None
 
 
 def bad_tag(tag: str, name: str, owner: str, kind: str) -> InputError:

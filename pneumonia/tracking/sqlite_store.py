@@ -34,11 +34,18 @@ def prepare(file: Path, make: Callable[[Path], None] | None) -> bool:
     """
     _check_place(file)
     if is_own(file) and make:
-        file.parent.mkdir(exist_ok=True)
-        if not _is_whole(file):
-            with FileLock(file.with_name(".lock")):  # of several commands, one makes the store
-                if not _is_whole(file):
-                    _renew(file, make)
+        try:
+            file.parent.mkdir(exist_ok=True)
+            if not _is_whole(file):
+                with FileLock(file.with_name(".lock")):  # of several commands, one makes the store
+                    if not _is_whole(file):
+                        _renew(file, make)
+        except OSError as error:
+            raise InputError(
+                f"The store {file} cannot be made: {error.strerror}.",
+                expected="a folder that this account may write to, on a disk with free space",
+                remedy=f"correct the owner and mode of {file.parent}, or how it is mounted",
+            ) from error
     elif not file.exists() or not file.stat().st_size:
         return False
     _upgrade(file)

@@ -176,6 +176,14 @@ def test_a_version_that_was_never_judged_has_no_checks():
     assert read_checks(register(GOOD)) == []
 
 
+@pytest.mark.parametrize("tag", ["passed", '{"passed": true}', '[{"what": "roc_auc"}]'])
+def test_checks_that_somebody_overwrote_are_an_error_in_three_parts(tag: str):
+    version = register(GOOD)
+    version.tags["checks"] = tag
+    with pytest.raises(InputError, match=r"(?s)The tag 'checks' of version 1 is no JSON of ours: .*Expected.*Remedy"):
+        read_checks(version)
+
+
 def test_the_same_evidence_is_not_judged_twice():
     crown(GOOD)
     _, found = consider(register(WORSE), GATES)

@@ -88,6 +88,13 @@ def test_the_trail_stays_in_order_beyond_four_digits():
     assert [record["version"] for record in read_audit()] == ["1", "1", "2", "3"]
 
 
+@pytest.mark.parametrize("tag", ["approved", "[]", '{"by": "Ada"}'])
+def test_a_record_that_somebody_overwrote_is_an_error_in_three_parts(tag: str):
+    mlflow.MlflowClient().set_registered_model_tag(MODEL_NAME, "audit.0001", tag)
+    with pytest.raises(InputError, match=r"(?s)The tag 'audit\.0001' of \S+ is no JSON of ours: .*Expected.*Remedy"):
+        read_audit()
+
+
 def test_a_store_without_a_model_has_no_champion_no_trail_and_no_lineage():
     connect()
     mlflow.MlflowClient().delete_registered_model(MODEL_NAME)

@@ -2,14 +2,19 @@
 
 import os
 import re
+import resource
 import sqlite3
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import alembic.command
 import mlflow
 import pytest
+from mlflow.store.db.utils import _get_alembic_config  # pyright: ignore[reportPrivateUsage]
 from processes import FORKED
+from projects import WARM, clean_environment
 from stores import make_tables, working_in
 
 from pneumonia.core.errors import InputError
@@ -133,6 +138,35 @@ def test_a_store_that_cannot_be_written_is_an_error(tmp_path: Path, write: str):
         reaching("promoting"),
     ):
         opened.execute(write)
+
+
+def test_a_store_that_does_not_fit_on_its_disk_is_an_error(tmp_path: Path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with working_in(tmp_path) as store, pytest.raises(InputError, match="cannot be read or written while promoting"):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (store.stat().st_size, limits[1]))
+        try:
+            with reaching("promoting"):
+                mlflow.MlflowClient().create_registered_model("large", description="x" * 100_000)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_store_that_cannot_be_made_is_an_error(project: Path):
+    (project / "mlruns").touch()
+    refuse("cannot be made: File exists")
+
+
+def test_a_store_of_an_older_release_is_upgraded_after_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    clean_environment()
+    monkeypatch.setattr(sys, "executable", str(WARM / "python"))
+    with working_in(tmp_path) as store:
+        alembic.command.downgrade(_get_alembic_config(f"sqlite:///{store}"), "-1")
+        with closing(sqlite3.connect(store)) as opened:
+            (old,) = opened.execute("SELECT version_num FROM alembic_version").fetchone()
+        assert connect() == "1"
+        assert store.with_name(f"mlflow.db.{old}").exists()
+        with closing(sqlite3.connect(store)) as opened:
+            assert opened.execute("SELECT version_num FROM alembic_version").fetchone() != (old,)
 
 
 def test_a_store_of_a_newer_release_is_refused_as_it_is(tmp_path: Path):
