@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import pandas as pd
-
 from pneumonia.core.dataset import read_dataset
 from pneumonia.core.files import write_digests, write_json
 from pneumonia.core.params import CacheParams, ComputeParams, DataParams, EvaluateParams
@@ -27,8 +25,7 @@ def evaluate(
     models = {path.stem: load_model(path) for path in (initial, finetuned)}
     used = (dataset, splits, initial, finetuned, train_history, finetune_history)
     found = evaluate_models(models, images.val, images.test, read_records(splits), params, cache)
-    histories = pd.read_csv(train_history), pd.read_csv(finetune_history)
-    draw_learning_curves(out / "learning_curves.png", *histories, data.notice)
+    draw_learning_curves(out / "learning_curves.png", train_history, finetune_history, data.notice)
     write_evaluation(out, found, params, data.notice)
     fit_images(models["finetuned"], images.train, images.val, cache).write(novelty)
     write_json(found.points["finetuned"].bind(finetuned, novelty, data.notice).model_dump(), point)

@@ -10,8 +10,9 @@ from mlflow.entities.model_registry import ModelVersion
 
 from pneumonia.core.files import sha256_file
 from pneumonia.core.params import Gates
+from pneumonia.registry.audit import read_trail
 from pneumonia.registry.promotion import promote
-from pneumonia.registry.versions import MODEL_NAME, find_alias
+from pneumonia.registry.versions import MODEL_NAME
 
 GATES = Gates(
     min_roc_auc=0.8, min_sensitivity=0.8, min_specificity=0.8, max_calibration_error=0.1,
@@ -67,14 +68,14 @@ def find_version(number: int | str) -> ModelVersion:
 
 def crown(predictions: pd.DataFrame, **tags: str) -> ModelVersion:
     """Register a version and make it champion."""
-    version, champion = register(predictions, **tags), find_alias("champion")
-    promote(str(version.version), champion and str(champion.version), "", {}, "Ada")
+    version = register(predictions, **tags)
+    promote(str(version.version), find_champion(), "", {}, "Ada")
     return version
 
 
-def find_champion() -> int | str | None:
-    champion = find_alias("champion")
-    return champion and champion.version
+def find_champion() -> str | None:
+    """Return the number of the champion."""
+    return read_trail().champion
 
 
 IMAGES = draw_images()

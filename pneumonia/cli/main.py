@@ -9,7 +9,7 @@ from typing import TextIO
 
 from pneumonia.core.errors import InputError
 from pneumonia.core.stage import explain_full_disk
-from pneumonia.tracking.connection import reaching
+from pneumonia.tracking.failures import reaching
 
 # Each is a module beside this one with `add_arguments` and `run`.
 COMMANDS = {

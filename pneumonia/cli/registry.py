@@ -8,7 +8,7 @@ import pandas as pd
 
 from pneumonia.core.errors import InputError
 from pneumonia.core.params_file import load_params
-from pneumonia.registry.audit import Record, describe_freeze, find_promoter, read_audit
+from pneumonia.registry.audit import Record, describe_freeze, find_promoter, read_audit, read_trail
 from pneumonia.registry.checks import tabulate
 from pneumonia.registry.gate import judge, promote_judged, read_checks
 from pneumonia.registry.promotion import resume, rollback
@@ -92,7 +92,7 @@ def _describe(move: Record) -> str:
 def promote_version(version: str, reason: str, force: bool) -> None:
     """Make a version champion if it passes all gates; with --force and a reason, even if it does not."""
     found, champion = get_version(version), find_alias("champion")
-    checks = judge(found, champion, load_params().register_.gates)
+    checks = judge(found, champion, read_trail().lineage, load_params().register_.gates)
     print(tabulate(checks))
     if (failed := [check.what for check in checks if not check.passed]) and not force:
         raise InputError(

@@ -14,7 +14,7 @@ from pneumonia.inference.predictor import Predictor
 from pneumonia.registry.load import load_predictor
 from pneumonia.serving.app import create_app
 from pneumonia.serving.settings import Settings
-from pneumonia.tracking.connection import reaching
+from pneumonia.tracking.failures import reaching
 
 HEADER_SECONDS = 10  # from the first byte of a request, or from the connection, to the end of its headers
 

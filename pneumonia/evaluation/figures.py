@@ -31,15 +31,16 @@ mpl.use("Agg")
 _QUANTITIES = {"loss": "Loss", "auc": "ROC AUC", "f1": "F1", "accuracy": "Accuracy"}
 
 
-def draw_learning_curves(path: Path, train: pd.DataFrame, finetune: pd.DataFrame, notice: str) -> None:
+def draw_learning_curves(path: Path, train_history: Path, finetune_history: Path, notice: str) -> None:
     """Draw loss, AUC, F1 and accuracy over the epochs of both phases, training against validation.
 
     Args:
         path: of the PNG.
-        train: history of the first phase: columns epoch from 1, loss, auc, f1, accuracy, and val_ of each.
-        finetune: the same of the second phase.
+        train_history: CSV of the first phase: columns epoch from 1, loss, auc, f1, accuracy, and val_ of each.
+        finetune_history: the same of the second phase.
         notice: shown below.
     """
+    train, finetune = pd.read_csv(train_history), pd.read_csv(finetune_history)
     history = pd.concat([train, finetune.assign(epoch=finetune["epoch"] + len(train))])
     with drawing(path, 2, 2, (10, 7), "Learning curves", notice) as axes:
         for axis, (name, label) in zip(axes.flat, _QUANTITIES.items(), strict=True):

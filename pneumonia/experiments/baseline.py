@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 
 from pneumonia.core.errors import InputError
+from pneumonia.experiments.judgement import METRICS, PREDICTIONS, SPLIT
+from pneumonia.registry.evaluated import ensure_locked
 
 
 def reproduce(revision: str) -> str:
@@ -19,6 +21,7 @@ def reproduce(revision: str) -> str:
         A commit on no branch whose dvc.lock lists the outputs.
 
     Raises:
+        ReplacedError: its evaluation is not what its pipeline made.
         InputError: the commit does not exist, or its pipeline fails.
     """
     try:
@@ -41,6 +44,7 @@ def reproduce(revision: str) -> str:
                 expected="a commit that can be reproduced here",
                 remedy=f"git switch --detach {revision} && dvc repro report",
             ) from None
+        ensure_locked((METRICS, SPLIT, PREDICTIONS), Path(folder))
         run(["git", "add", "dvc.lock"])
         identity = ("-c", "user.name=retraining", "-c", "user.email=retraining@localhost")
         run(["git", *identity, "commit", "-q", "--allow-empty", "--no-verify", "-m", f"Reproduce {revision}"])

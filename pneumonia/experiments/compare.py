@@ -16,7 +16,8 @@ from hydra.errors import OverrideParseException
 from pneumonia.core.errors import InputError
 from pneumonia.core.files import sha256_bytes
 from pneumonia.experiments.dvc_lock import mend_lock
-from pneumonia.tracking.connection import connect, reaching
+from pneumonia.tracking.connection import connect
+from pneumonia.tracking.failures import reaching
 
 RECIPES = Path("conf/recipe")
 METRICS = ("roc_auc", "f1", "sensitivity", "specificity", "accuracy", "threshold")

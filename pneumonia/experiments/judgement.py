@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 import yaml
@@ -10,15 +11,12 @@ from dvc.api import DVCFileSystem
 from pneumonia.core.errors import InputError
 from pneumonia.core.params import Gates
 from pneumonia.core.tables import read_predictions
-from pneumonia.registry.checks import (
-    Check,
-    Evidence,
-    check_against,
-    check_floors,
-    describe_split,
-    find_common_images,
-    measure_gains,
-)
+from pneumonia.registry.checks import Check, check_against, check_floors
+from pneumonia.registry.evidence import Evidence, describe_split, find_common_images, measure_gains
+
+# What a judgement reads, as dvc.yaml names it.
+METRICS, SPLIT = Path("reports/metrics.json"), Path("reports/split.json")
+PREDICTIONS = Path("reports/evaluation/predictions.csv")
 
 
 @dataclass(frozen=True)
@@ -102,11 +100,11 @@ def find_evidence(revision: str | None, name: str) -> Evidence:
     """
     files = DVCFileSystem(rev=revision)
     try:
-        metrics = json.loads(files.read_text("reports/metrics.json"))["finetuned"]
-        crossing = json.loads(files.read_text("reports/split.json"))["crossing_patients"]
+        metrics = json.loads(files.read_text(str(METRICS)))["finetuned"]
+        crossing = json.loads(files.read_text(str(SPLIT)))["crossing_patients"]
         params = yaml.safe_load(files.read_text("params.yaml"))
         synthetic, drawn = params["data"]["source"] == "phantom", describe_split(params["split"])
-        with files.open("reports/evaluation/predictions.csv", "rb") as file:
+        with files.open(str(PREDICTIONS), "rb") as file:
             predictions = read_predictions(file)  # pyright: ignore[reportArgumentType]
     except (OSError, KeyError) as error:
         raise InputError(

@@ -11,12 +11,13 @@ from pneumonia.core.params_file import load_params, refuse_interpolation
 from pneumonia.experiments.baseline import reproduce
 from pneumonia.experiments.compare import RECIPES, check_recipes
 from pneumonia.experiments.dvc_lock import mend_lock
-from pneumonia.experiments.judgement import Judgement, judge_against, read_gates
+from pneumonia.experiments.judgement import METRICS, PREDICTIONS, SPLIT, Judgement, judge_against, read_gates
 from pneumonia.experiments.summary import write_failure, write_judgement
+from pneumonia.registry.evaluated import ReplacedError, ensure_locked
 
 # What a judgement rests on, as dvc.yaml names it.
-JUDGED = ("models/finetuned.keras", "models/operating_point.json", "models/novelty.npz", "reports/metrics.json",
-          "reports/evaluation/predictions.csv", "data/dataset.pkl", "data/splits.csv")  # fmt: skip
+JUDGED = (*map(Path, ("models/finetuned.keras", "models/operating_point.json", "models/novelty.npz",
+                      "data/dataset.pkl", "data/splits.csv")), METRICS, PREDICTIONS)  # fmt: skip
 
 
 def retrain(base: str, recipe: str, settings: str, source: str, out: Path) -> None:
@@ -31,7 +32,8 @@ def retrain(base: str, recipe: str, settings: str, source: str, out: Path) -> No
         out: folder to write to.
 
     Raises:
-        InputError: the pipeline fails, or the model is below a floor or worse than the baseline.
+        InputError: the pipeline fails, the model is below a floor or worse than the baseline, or of either not what was
+            evaluated.
     """
     name = base[:7] if re.fullmatch("[0-9a-f]{40}", base) else base.removeprefix("origin/")
     summary = out / "summary.md"
@@ -55,11 +57,14 @@ def _retrain(base: str, name: str, recipe: str, settings: str, source: str, summ
     changes, warnings, committed = list_changes(recipe, settings, source), [], load_params().register_
     try:
         commit = reproduce(base)
+    except ReplacedError:
+        raise
     except InputError as error:
         commit = ""
         warnings.append(f"There is no baseline, and floors alone decide: {' '.join(str(error).splitlines())}")
     run_pipeline(changes)
-    ensure_digests(map(Path, JUDGED), Path("reports/evaluation/digests.json"))
+    ensure_digests(JUDGED, PREDICTIONS.with_name("digests.json"))
+    ensure_locked((*JUDGED, SPLIT))
     params = load_params()
     if params.register_ != committed:
         raise _refuse_change("The recipe")

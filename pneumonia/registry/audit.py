@@ -5,20 +5,35 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import mlflow
+from typing_extensions import TypedDict
 
 from pneumonia.core.errors import InputError
 from pneumonia.registry.versions import MODEL_NAME, TRAIL, find_model, read_json
-from pneumonia.tracking.connection import has_store, reaching
+from pneumonia.tracking.connection import has_store
+from pneumonia.tracking.failures import reaching
 
 LIFT = 'python -m pneumonia registry resume --reason "...", or registry promote VERSION --reason "..."'
 LIMIT = 5000  # characters that MLflow's tables hold in a tag; MLflow itself allows 100,000, SQLite any number
 Record = dict[str, Any]  # its fields are listed at `read_audit`
+
+
+class Stored(TypedDict):
+    """What every record holds; anything else in its tag was written by somebody else."""
+
+    action: str
+    version: Any
+    former: Any
+    by: str
+    at: str
+    reason: str
+    forced: bool
+    evidence: dict[str, Any]
 
 
 def find_promoter() -> str:
@@ -43,7 +58,56 @@ def find_promoter() -> str:
         ) from None
 
 
-@reaching("reading the registry")
+@dataclass(frozen=True)
+class Trail:
+    """All records, and the champions that they and the alias add up to.
+
+    Attributes:
+        records: by number, the oldest first; their fields are listed at `read_audit`.
+        champions: as a stack, the present one on top, None where there was none. A promotion pushes a version, a
+            rollback pops one; a version that the alias was moved to by hand is pushed too.
+    """
+
+    records: dict[int, Record]
+    champions: list[str | None]
+
+    @property
+    def champion(self) -> str | None:
+        """Return the number of the present champion."""
+        return self.champions[-1]
+
+    @property
+    def lineage(self) -> list[str]:
+        """Return the champions that nobody rolled back, the oldest first."""
+        return list(dict.fromkeys(version for version in self.champions if version))
+
+    @property
+    def last(self) -> Record | None:
+        """Return the last record that took place."""
+        return next((record for record in reversed(self.records.values()) if record["took_place"]), None)
+
+    @property
+    def freeze(self) -> Record | None:
+        """Return the rollback since which no version is promoted by itself, None if promotion is not frozen.
+
+        A rollback says that something is wrong which no gate saw, so a person decides what comes next: the freeze ends
+        with the next promotion by hand, or with a resume.
+        """
+        return self.last if self.last and self.last["action"] == "rollback" else None
+
+    def find_vetoes(self, version: str) -> list[str]:
+        """Return why only a person may promote a version: no gate sees what a rollback was made for."""
+        moves = [
+            one for one in self.records.values() if one["took_place"] and version in (one["version"], one["former"])
+        ]
+        undone = bool(moves) and moves[-1]["action"] == "rollback" and moves[-1]["former"] == version
+        vetoes = {
+            "promotion frozen by a rollback": self.freeze is not None,
+            "rolled back since it was champion": undone,
+        }
+        return [veto for veto, applies in vetoes.items() if applies]
+
+
 def read_audit() -> list[Record]:
     """Return all promotions and rollbacks on record, the oldest first.
 
@@ -52,59 +116,34 @@ def read_audit() -> list[Record]:
     leaves the former champion in place, which the next record, or else the alias, shows. An alias put back by hand
     looks the same, and is the same for the champion. A resume moves nothing, and takes place when it is written.
     """
-    return list(read_trail()[0].values()) if has_store() else []
+    return list(read_trail().records.values())
 
 
 @reaching("reading the registry")
-def find_lineage() -> list[str]:
-    """Return the versions that lead to the present champion, itself included, the oldest first.
-
-    They are the champions that nobody rolled back.
-    """
-    stack = read_trail()[1] if has_store() else []
-    return list(dict.fromkeys(version for version in stack if version))
-
-
-def read_trail() -> tuple[dict[int, Record], list[str | None]]:
-    """Return the records by number, and the champions as a stack with the present one on top.
-
-    A promotion pushes a version, a rollback pops one; a version that the alias was moved to by hand is pushed too.
-    """
-    model = find_model(MODEL_NAME)
+def read_trail() -> Trail:
+    """Return the audit trail as the registry has it now."""
+    model = find_model(MODEL_NAME) if has_store() else None
     tags, aliases = (model.tags, model.aliases) if model else ({}, {})
     kept = {
-        int(found[1]): read_json(tag, key, MODEL_NAME)
+        int(found[1]): dict(read_json(tag, key, MODEL_NAME, Stored))
         for key, tag in tags.items()
         if (found := re.fullmatch(rf"{re.escape(TRAIL)}(\d+)", key))  # others are notes of somebody's
     }
-    trail: dict[int, Record] = dict(sorted(kept.items()))
+    records: dict[int, Record] = dict(sorted(kept.items()))
     champion = str(aliases["champion"]) if "champion" in aliases else None
-    followed = [*[record["former"] for record in trail.values()][1:], champion]
+    followed = [*[record["former"] for record in records.values()][1:], champion]
     stack: list[str | None] = [None]
-    for record, then in zip(trail.values(), followed, strict=False):
+    for record, then in zip(records.values(), followed, strict=False):
         record["took_place"] = record["action"] == "resume" or then != record["former"]
         if then != record["former"]:
             stack += [record["former"]] if stack[-1] != record["former"] else []
             stack = stack[:-1] if record["action"] == "rollback" else [*stack, record["version"]]
-    return trail, stack if stack[-1] == champion else [*stack, champion]
-
-
-def find_freeze(records: Iterable[Record]) -> Record | None:
-    """Return the rollback since which no version is promoted by itself, None if promotion is not frozen.
-
-    A rollback says that something is wrong which no gate saw, so a person decides what comes next: the freeze ends with
-    the next promotion by hand, or with a resume.
-
-    Args:
-        records: all of them, the oldest first, as `read_audit` returns them.
-    """
-    *_, last = [None, *(record for record in records if record["took_place"])]
-    return last if last and last["action"] == "rollback" else None
+    return Trail(records, stack if stack[-1] == champion else [*stack, champion])
 
 
 def describe_freeze() -> str:
     """Return why promotion is frozen and how to lift that, empty if it is not frozen."""
-    if not (rollback := find_freeze(read_audit())):
+    if not (rollback := read_trail().freeze):
         return ""
     return (
         f"Automatic promotion is frozen: {rollback['by']} rolled back version {rollback['former']} at "
@@ -112,9 +151,9 @@ def describe_freeze() -> str:
     )
 
 
-def write_record(trail: dict[int, Record], record: Record) -> None:
-    """Append a record to the trail that `read_trail` returned."""
-    key = f"{TRAIL}{max(trail, default=0) + 1:04}"
+def write_record(trail: Trail, record: Record) -> None:
+    """Append a record to the trail."""
+    key = f"{TRAIL}{max(trail.records, default=0) + 1:04}"
     mlflow.MlflowClient().set_registered_model_tag(MODEL_NAME, key, json.dumps(record))
 
 

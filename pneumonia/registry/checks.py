@@ -1,17 +1,13 @@
 """The checks of the gate: floors, and a comparison with another model on test images that neither was trained on."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from pneumonia.core.params import Gates
 from pneumonia.core.tables import tell_apart
-from pneumonia.evaluation.bounds import bound_gains
-from pneumonia.evaluation.intervals import compare_models
-from pneumonia.evaluation.metrics import measure
+from pneumonia.registry.evidence import Evidence, estimate_gains, find_common_images, find_lower_bounds
 
 
 @dataclass(frozen=True)
@@ -19,35 +15,32 @@ class Check:
     """One requirement, and whether a challenger meets it."""
 
     what: str
-    value: float | str
-    bound: float | str
+    value: int | float | str
+    bound: int | float | str
     passed: bool
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """What a model is judged by.
+def check_all(
+    challenger: Evidence, champion: Evidence | None, earlier: Sequence[Evidence], gates: Gates
+) -> list[Check]:
+    """Check all that a challenger has to meet before it replaces the champion; docs/registry.md states the rule.
 
-    Attributes:
-        name: how checks refer to the model.
-        metrics: of its own test split, its threshold among them; a missing one counts as not reached.
-        synthetic: whether it was trained on synthetic images.
-        crossing_patients: how many patients have images in more than one of its splits, None if that is unknown.
-        split: how its splits were drawn, see `describe_split`.
-        read: returns its predictions on its test images, as the evaluate stage wrote them; None if none are stored.
+    Args:
+        challenger: on what it is judged.
+        champion: the present one, None if there is none.
+        earlier: champions before it that nobody rolled back.
+        gates: what a champion has to reach.
+
+    Raises:
+        InputError: the predictions of a model cannot be read.
     """
-
-    name: str
-    metrics: Mapping[str, float]
-    synthetic: bool
-    crossing_patients: int | None
-    split: str
-    read: Callable[[], pd.DataFrame] | None
-
-    @property
-    def splits_patients(self) -> bool:
-        """Tell whether images of a patient may be in more than one of its splits."""
-        return self.crossing_patients != 0
+    checks = check_floors(challenger, gates)
+    if champion is None:
+        return checks
+    checks += check_against(champion, challenger, gates)
+    if not can_compare(champion, challenger, gates):
+        return checks
+    return [*checks, check_gain(champion, challenger), *check_lineage(champion, earlier, challenger, gates)]
 
 
 def check_floors(model: Evidence, gates: Gates) -> list[Check]:
@@ -108,7 +101,7 @@ def check_non_inferior(champion: Evidence, challenger: Evidence, margins: Mappin
     1982, Technometrics 24:295).
     """
     images = find_common_images(champion, challenger)
-    bounds = bound_gains(*_arrange(images, champion, challenger))
+    bounds = find_lower_bounds(images, champion, challenger)
     lows = {metric: round(float(bounds[metric]), 6) for metric in margins}
     what = f"minus {champion.name}'s, lower bound, at least"
     return [
@@ -155,50 +148,6 @@ def can_compare(champion: Evidence, challenger: Evidence, gates: Gates) -> bool:
     if champion.synthetic != challenger.synthetic or not (champion.read and challenger.read):
         return False
     return all(check.passed for check in check_common(champion, challenger, gates))
-
-
-def find_common_images(champion: Evidence, challenger: Evidence) -> pd.DataFrame:
-    """Return the images, by SHA-256, that are in the test splits of both, with the predictions of both.
-
-    An image in both test splits is in neither training split, so neither model was trained on it.
-
-    Returns:
-        The challenger's table with the probabilities of pneumonia as finetuned_champion and finetuned_challenger.
-
-    Raises:
-        InputError: the predictions of one of them cannot be read.
-    """
-    assert champion.read and challenger.read
-    theirs, ours = champion.read(), challenger.read()
-    common = theirs[["sha256", "finetuned"]].merge(ours, on="sha256", suffixes=("_champion", "_challenger"))
-    return common.drop_duplicates("sha256")
-
-
-def measure_gains(images: pd.DataFrame, champion: Evidence, challenger: Evidence) -> pd.DataFrame:
-    """Return by how much the challenger exceeds the champion on common images, see `intervals.compare_models`."""
-    return compare_models(*_arrange(images, champion, challenger))
-
-
-def _arrange(images: pd.DataFrame, champion: Evidence, challenger: Evidence) -> tuple[Any, Any, Any, Any, Any]:
-    # As `compare_models` and `bound_gains` take it.
-    scores = [images[f"finetuned_{name}"].to_numpy() for name in ("champion", "challenger")]
-    thresholds = (champion.metrics["threshold"], challenger.metrics["threshold"])
-    return images["actual"].to_numpy(np.uint8), *scores, thresholds, tell_apart(images).to_numpy()
-
-
-def estimate_gains(champion: Evidence, challenger: Evidence) -> dict[str, float]:
-    """Return by how much the challenger exceeds the champion in each metric on common images, without intervals."""
-    images = find_common_images(champion, challenger)
-    theirs, ours = (
-        measure(images["actual"].to_numpy(np.uint8), images[f"finetuned_{name}"].to_numpy(), model.metrics["threshold"])
-        for name, model in (("champion", champion), ("challenger", challenger))
-    )
-    return {metric: value - theirs[metric] for metric, value in ours.items()}
-
-
-def describe_split(split: Mapping[str, Any]) -> str:
-    """Return how splits are drawn, in a line, from the section `split` of params.yaml."""
-    return f"{split['strategy']} {'/'.join(map(str, split['ratios'].values()))} seed {split['seed']}"
 
 
 def tabulate(checks: list[Check]) -> str:

@@ -2,8 +2,8 @@
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
-from functools import cache, partial
 from pathlib import Path
 
 import mlflow
@@ -13,24 +13,18 @@ from mlflow.entities.model_registry import ModelVersion
 from pneumonia.core.errors import InputError
 from pneumonia.core.files import project_home, sha256_bytes
 from pneumonia.core.params import Gates
-from pneumonia.registry.audit import find_freeze, find_lineage, find_promoter, read_audit
-from pneumonia.registry.checks import (
-    Check,
-    Evidence,
-    can_compare,
-    check_against,
-    check_floors,
-    check_gain,
-    check_lineage,
-    tabulate,
-)
+from pneumonia.registry.audit import find_promoter, read_trail
+from pneumonia.registry.checks import Check, check_all, tabulate
+from pneumonia.registry.evidence import find_evidence
 from pneumonia.registry.lock import PromotionRefusedError
 from pneumonia.registry.package import Package, register_package
 from pneumonia.registry.promotion import promote
-from pneumonia.registry.versions import MODEL_NAME, find_alias, list_versions, read_json, read_predictions
+from pneumonia.registry.versions import MODEL_NAME, find_alias, list_versions, read_json
 from pneumonia.tracking.connection import connect
+from pneumonia.tracking.failures import reaching
 
 
+@reaching("registering the model")
 def submit(run: Run, package: Package, tags: dict[str, str], notice: str, gates: Gates) -> str:
     """Register a package and consider it for promotion, if this run may register; print the checks.
 
@@ -52,37 +46,27 @@ def submit(run: Run, package: Package, tags: dict[str, str], notice: str, gates:
     return f"{MODEL_NAME}: {outcome}. {notice}".strip()
 
 
-def find_evidence(version: ModelVersion, name: str) -> Evidence:
-    """Return the evidence stored with a version; one registered by hand, without a digest, has no predictions."""
-    metrics = {tag.removeprefix("test_"): float(value) for tag, value in version.tags.items() if tag[:5] == "test_"}
-    counted = version.tags.get("crossing_patients", "unknown")
-    crossing = None if counted == "unknown" else int(counted)
-    read = cache(partial(read_predictions, version)) if "package_sha256" in version.tags else None
-    drawn, synthetic = version.tags.get("split_drawn", "unknown"), version.tags.get("synthetic") == "True"
-    return Evidence(name, metrics, synthetic, crossing, drawn, read)
+def judge(version: ModelVersion, champion: ModelVersion | None, lineage: Sequence[str], gates: Gates) -> list[Check]:
+    """Check all that a version has to meet before it replaces the champion.
 
-
-def judge(version: ModelVersion, champion: ModelVersion | None, gates: Gates) -> list[Check]:
-    """Check all that a version has to meet before it replaces the champion; docs/registry.md states the rule.
+    Args:
+        version: to become champion.
+        champion: the present one, None if there is none.
+        lineage: versions that were champion, see `Trail.lineage`.
+        gates: what a champion has to reach.
 
     Raises:
         InputError: the predictions of a version cannot be read.
     """
     challenger = find_evidence(version, "the challenger")
-    checks = check_floors(challenger, gates)
     if champion is None or champion.version == version.version:
-        return checks
-    present = find_evidence(champion, "the champion")
-    checks += check_against(present, challenger, gates)
-    if not can_compare(present, challenger, gates):
-        return checks
-    compared, lineage = (version.version, champion.version), find_lineage()
+        return check_all(challenger, None, [], gates)
     earlier = [
         find_evidence(one, f"version {one.version}")
         for one in list_versions()
-        if str(one.version) in lineage and one.version not in compared
+        if str(one.version) in lineage and one.version not in (version.version, champion.version)
     ]
-    return [*checks, check_gain(present, challenger), *check_lineage(present, earlier, challenger, gates)]
+    return check_all(challenger, find_evidence(champion, "the champion"), earlier, gates)
 
 
 def consider(version: ModelVersion, gates: Gates) -> tuple[str, list[Check]]:
@@ -96,17 +80,17 @@ def consider(version: ModelVersion, gates: Gates) -> tuple[str, list[Check]]:
         InputError: the predictions of a version cannot be read.
     """
     connect()
-    champion = find_alias("champion")
+    champion, trail = find_alias("champion"), read_trail()
     if champion and champion.version == version.version:
         return f"everything is up to date, version {version.version} is the champion", read_checks(version)
-    vetoes, allowed = find_vetoes(version), may_promote()
-    key = _digest_evidence(version, champion, gates, vetoes, allowed)
+    vetoes, allowed = trail.find_vetoes(str(version.version)), may_promote()
+    key = _digest_evidence(version, champion, trail.lineage, gates, vetoes, allowed)
     outcome = f"version {version.version} stays challenger"
     if champion:
         outcome += f", champion is version {champion.version}"
     if version.tags.get("checked") == key:
         return f"everything is up to date, {outcome}", read_checks(version)
-    checks = judge(version, champion, gates) + [Check(veto, "yes", "no", False) for veto in vetoes]
+    checks = judge(version, champion, trail.lineage, gates) + [Check(veto, "yes", "no", False) for veto in vetoes]
     if all(check.passed for check in checks):
         if allowed:
             keep_checks(version, checks, key="")  # a champion has its checks, even if this is killed once it is one
@@ -121,10 +105,11 @@ def consider(version: ModelVersion, gates: Gates) -> tuple[str, list[Check]]:
 
 
 def _digest_evidence(
-    version: ModelVersion, champion: ModelVersion | None, gates: Gates, vetoes: list[str], allowed: bool
-) -> str:
+    version: ModelVersion, champion: ModelVersion | None, lineage: list[str], gates: Gates, vetoes: list[str],
+    allowed: bool,
+) -> str:  # fmt: skip
     number = champion and str(champion.version)
-    evidence = [number, find_lineage(), version.tags["package_sha256"], gates.model_dump(), vetoes, allowed]
+    evidence = [number, lineage, version.tags["package_sha256"], gates.model_dump(), vetoes, allowed]
     return sha256_bytes(json.dumps(evidence).encode())
 
 
@@ -158,35 +143,20 @@ def _read_switch(name: str, *, default: bool) -> bool:
     return value == "true"
 
 
-def find_vetoes(version: ModelVersion) -> list[str]:
-    """Return why only a person may promote a version: no gate sees what a rollback was made for."""
-    vetoes = {
-        "promotion frozen by a rollback": find_freeze(read_audit()) is not None,
-        "rolled back since it was champion": was_rolled_back(version),
-    }
-    return [veto for veto, applies in vetoes.items() if applies]
-
-
-def was_rolled_back(version: ModelVersion) -> bool:
-    """Tell whether the last move of the alias champion that concerns a version took it away."""
-    number = str(version.version)
-    moves = [move for move in read_audit() if move["took_place"] and number in (move["version"], move["former"])]
-    return bool(moves) and moves[-1]["action"] == "rollback" and moves[-1]["former"] == number
-
-
 def promote_judged(
-    version: ModelVersion, champion: ModelVersion | None, checks: list[Check], reason: str, forced: bool = False
-) -> None:
-    """Promote a version in place of the champion it was judged against, with the checks as evidence."""
+    version: ModelVersion, champion: ModelVersion | None, checks: list[Check], reason: str, forced: bool = False,
+    by_hand: bool = True,
+) -> None:  # fmt: skip
+    """Promote a version in place of the champion it was judged against, with the checks as evidence; see `promote`."""
     evidence = {check.what: [check.value, check.bound, check.passed] for check in checks}
     expected = str(champion.version) if champion else None
-    promote(str(version.version), expected, reason, evidence, find_promoter(), forced)
+    promote(str(version.version), expected, reason, evidence, find_promoter(), forced, by_hand)
 
 
 def _promote_once(version: ModelVersion, champion: ModelVersion | None, checks: list[Check]) -> None:
     """Promote a version, unless a run beside this one, of the same package, has just done so."""
     try:
-        promote_judged(version, champion, checks, "passed all gates")
+        promote_judged(version, champion, checks, "passed all gates", by_hand=False)
     except PromotionRefusedError:
         present = find_alias("champion")
         if present is None or present.version != version.version:
@@ -202,5 +172,4 @@ def keep_checks(version: ModelVersion, checks: list[Check], key: str) -> None:
 
 def read_checks(version: ModelVersion) -> list[Check]:
     """Return the checks stored with a version, none if it was never judged."""
-    checks = read_json(version.tags.get("checks", "[]"), "checks", f"version {version.version}")
-    return [Check(**check) for check in checks]
+    return read_json(version.tags.get("checks", "[]"), "checks", f"version {version.version}", list[Check])

@@ -22,7 +22,7 @@ from PIL import Image
 from pneumonia.core.files import sha256_bytes, sha256_file
 from pneumonia.core.params import Params
 from pneumonia.registry.audit import find_promoter
-from pneumonia.registry.checks import describe_split
+from pneumonia.registry.evidence import describe_split
 from pneumonia.registry.lock import hold_lock
 from pneumonia.registry.verify import digest_files
 from pneumonia.registry.versions import MODEL_NAME, find_version

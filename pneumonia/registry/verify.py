@@ -35,7 +35,7 @@ def find_changes(version: ModelVersion, folder: Path | None = None) -> dict[str,
             expected="a version that this project registered",
             remedy="register the model again: dvc repro",
         )
-    expected = read_json(version.tags["digests"], "digests", f"version {version.version}")
+    expected = read_json(version.tags["digests"], "digests", f"version {version.version}", dict[str, str])
     found = digest_files(folder or download_version(version))
     changes = {}
     for name in sorted(expected | found):

@@ -1,23 +1,25 @@
 """Find registered versions and read what they hold."""
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import mlflow
 import pandas as pd
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
+from pydantic import TypeAdapter, ValidationError
 
 from pneumonia.core import tables
 from pneumonia.core.errors import InputError
-from pneumonia.tracking.connection import has_store, reaching
+from pneumonia.tracking.connection import has_store
+from pneumonia.tracking.failures import reaching
 
 MODEL_NAME = "pneumonia-classifier"
 TRAIL = "audit."  # and a number: the tags of the registered model that hold the audit trail
 ALIASES = ("champion", "challenger")
+Kind = TypeVar("Kind")
 
 
 def find_model(name: str) -> RegisteredModel | None:
@@ -51,6 +53,7 @@ def find_alias(alias: str) -> ModelVersion | None:
         return mlflow.MlflowClient().get_model_version_by_alias(MODEL_NAME, alias)
 
 
+@reaching("reading the registry")
 def find_version(sha256: str) -> ModelVersion | None:
     """Return the version registered from the package with this SHA-256, None if there is none."""
     if not has_store():
@@ -78,6 +81,7 @@ def get_version(name: str) -> ModelVersion:
     )
 
 
+@reaching("reading the registry")
 def list_versions() -> list[ModelVersion]:
     """Return all versions, the latest first."""
     if not has_store():
@@ -126,20 +130,25 @@ def find_location(version: ModelVersion) -> str:
     return re.sub("//[^/@]*@", "//", location)
 
 
-def read_json(tag: str, name: str, owner: str) -> Any:
-    """Return what a tag of ours holds as JSON.
+def read_json(tag: str, name: str, owner: str, kind: type[Kind]) -> Kind:
+    """Return what a tag of ours holds as JSON, an object of some kind.
 
     Raises:
         InputError: somebody wrote something else there.
     """
     try:
-        return json.loads(tag)
-    except json.JSONDecodeError:
-        raise InputError(
-            f"The tag {name!r} of {owner} is no JSON: {tag[:40]!r}.",
-            expected="what this project wrote there; notes of your own under other names",
-            remedy="restore the tag in the MLflow UI from a backup of the store, or delete it there",
-        ) from None
+        return TypeAdapter(kind).validate_json(tag)
+    except ValidationError:
+        raise bad_tag(tag, name, owner, "JSON of ours") from None
+
+
+def bad_tag(tag: str, name: str, owner: str, kind: str) -> InputError:
+    """Return the error of a tag of ours into which somebody wrote something else than it holds."""
+    return InputError(
+        f"The tag {name!r} of {owner} is no {kind}: {tag[:40]!r}.",
+        expected="what this project wrote there; notes of your own under other names",
+        remedy="restore the tag in the MLflow UI from a backup of the store, or delete it there",
+    )
 
 
 def read_predictions(version: ModelVersion) -> pd.DataFrame:

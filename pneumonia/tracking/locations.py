@@ -17,7 +17,7 @@ from mlflow.store.artifact.artifact_repository_registry import (
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
 from pneumonia.core.files import project_home
-from pneumonia.tracking.sqlite_store import find_file
+from pneumonia.tracking.address import find_file
 
 HOME = "mlruns/"  # what relative locations start with
 COLUMNS = (

@@ -27,6 +27,8 @@ from pneumonia.tracking.provenance import describe_code
 from pneumonia.tracking.runs import Phase, find_run, link_initial_run
 from pneumonia.tracking.spool import KEY, Entry, Recorder, open_run, send_spooled
 
+SAMPLING = 2  # seconds between two samples of system metrics
+
 
 class PhaseRun:
     """The MLflow run of a training phase; a `training.listener.Listener`."""
@@ -122,7 +124,7 @@ def phase_run(phase: Phase, params: Params, dataset: Dataset, dataset_path: Path
 
 
 def _watch_system(run_id: str, resumed: bool) -> SystemMetricsMonitor:
-    monitor = SystemMetricsMonitor(run_id, sampling_interval=2, resume_logging=resumed)
+    monitor = SystemMetricsMonitor(run_id, sampling_interval=SAMPLING, resume_logging=resumed)
     monitor.start()
     return monitor
 
@@ -173,7 +175,11 @@ def _now() -> int:
 
 
 def ensure_run(
-    phase: Phase, params: Params, dataset: Path, model: Path, replay: Callable[[PhaseRun, Dataset], None]
+    phase: Phase,
+    params: Params,
+    dataset: Path,
+    model: Path,
+    replay: Callable[..., None],
 ) -> Run:
     """Return the run that made `model`; record one if there is none because DVC restored the model.
 
@@ -185,7 +191,7 @@ def ensure_run(
         params: all of params.yaml.
         dataset: pickle of the augment stage.
         model: file that the phase wrote.
-        replay: tells a new run, given the data, what the phase would have told it.
+        replay: tells a new run, given the phase's section, the notice and the data, what the phase would have told it.
 
     Raises:
         InputError: the tracking server does not answer or refuses.
@@ -197,6 +203,6 @@ def ensure_run(
     images = read_dataset(dataset)
     with _recording(recorder, params, images) as run:
         run.tag({"restored": "True"})
-        replay(run, images)
+        replay(getattr(params, phase), params.data.notice, run, images)
         run.tag_model(model)
     return recorder.run

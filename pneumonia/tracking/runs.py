@@ -7,7 +7,8 @@ import mlflow
 from mlflow.entities import Run
 
 from pneumonia.core.files import sha256_bytes, sha256_file
-from pneumonia.tracking.connection import connect, reaching
+from pneumonia.tracking.connection import connect
+from pneumonia.tracking.failures import reaching
 
 Phase = str  # "train" or "finetune"
 

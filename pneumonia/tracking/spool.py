@@ -13,7 +13,9 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 from mlflow.exceptions import MlflowException
 
 from pneumonia.core.files import project_home
-from pneumonia.tracking.connection import UnreachableError, connect, find_server, find_store, reaching
+from pneumonia.tracking.address import find_server, find_store
+from pneumonia.tracking.connection import connect
+from pneumonia.tracking.failures import UnreachableError, reaching
 
 KEY = "run_key"  # tag that identifies a run even if the server's answer, with the run's id, was lost
 Entry = dict[str, Any]  # a part of a run as JSON, see `deliver`

@@ -1,6 +1,5 @@
-"""Prepare the SQLite store: made once, whole, of the schema that MLflow expects, and free; explain what fails."""
+"""Prepare the SQLite store: made once, whole, of the schema that MLflow expects, and free."""
 
-import os
 import shutil
 import sqlite3
 import subprocess
@@ -13,60 +12,13 @@ from pathlib import Path
 
 import mlflow
 from filelock import FileLock
-from sqlalchemy.engine import make_url
 
 from pneumonia.core.errors import InputError
 from pneumonia.core.files import project_home, replacing
+from pneumonia.tracking.address import is_own, to_uri
 
-OWN = "mlruns/mlflow.db"
 WAIT = 30.0  # seconds for which a command waits for another program that holds the store
-_WHOLE = "restore {store} from a backup, or save what can be read: sqlite3 {store} .recover | sqlite3 recovered.db"
-# By the beginning of SQLite's error name: what is wrong, what was expected, what to do.
-TROUBLES = {
-    "SQLITE_BUSY": (
-        "is held by another program",
-        "a store that is free, or becomes so within seconds",
-        "close that program (a database browser, a backup) and run the same command again; nothing is lost",
-    ),
-    "SQLITE_READONLY": (
-        "cannot be written",
-        "a file and a folder that this account may write to",
-        "correct the owner and mode of {folder}, or how it is mounted",
-    ),
-    "SQLITE_CANTOPEN": (
-        "cannot be opened",
-        "a file that this account may read, in a folder that exists",
-        "correct MLFLOW_TRACKING_URI, if it is set, or the owner and mode of {folder}",
-    ),
-    "SQLITE_FULL": ("does not fit on its disk", "free space", "free some: make clean-cache, dvc gc -w"),
-    "SQLITE_IOERR": ("cannot be read or written", "a disk that works and has free space", "check the disk"),
-    "SQLITE_CORRUPT": ("is damaged", "a whole SQLite file", _WHOLE),
-    "SQLITE_NOTADB": ("is damaged, or no store of MLflow", "a whole SQLite file", _WHOLE),
-}  # fmt: skip
-TROUBLES["SQLITE_LOCKED"] = TROUBLES["SQLITE_BUSY"]
 _DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
-
-
-class UnreachableError(InputError):
-    """A store does not answer now: a server that is away or overloaded, a file that another program holds."""
-
-
-def find_file() -> Path | None:
-    """Return the file of the SQLite store, by default the project's own; None if MLFLOW_TRACKING_URI names no file."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI")  # GitHub sets a missing variable to an empty string
-    if not uri:
-        return project_home() / OWN
-    return project_home() / (make_url(uri).database or "") if uri.startswith("sqlite:///") else None
-
-
-def to_uri(file: Path) -> str:
-    """Return the address of an SQLite store as MLflow takes it."""
-    return f"sqlite:///{str(file).replace('%', '%25').replace('?', '%3F')}"
-
-
-def is_own(file: Path) -> bool:
-    """Return whether a store is the project's own, which may be made, repaired and upgraded."""
-    return file.absolute() == project_home() / OWN or file.resolve() == (project_home() / OWN).resolve()
 
 
 def prepare(file: Path, make: Callable[[Path], None] | None) -> bool:
@@ -82,11 +34,18 @@ def prepare(file: Path, make: Callable[[Path], None] | None) -> bool:
     """
     _check_place(file)
     if is_own(file) and make:
-        file.parent.mkdir(exist_ok=True)
-        if not _is_whole(file):
-            with FileLock(file.with_name(".lock")):  # of several commands, one makes the store
-                if not _is_whole(file):
-                    _renew(file, make)
+        try:
+            file.parent.mkdir(exist_ok=True)
+            if not _is_whole(file):
+                with FileLock(file.with_name(".lock")):  # of several commands, one makes the store
+                    if not _is_whole(file):
+                        _renew(file, make)
+        except OSError as error:
+            raise InputError(
+                f"The store {file} cannot be made: {error.strerror}.",
+                expected="a folder that this account may write to, on a disk with free space",
+                remedy=f"correct the owner and mode of {file.parent}, or how it is mounted",
+            ) from error
     elif not file.exists() or not file.stat().st_size:
         return False
     _upgrade(file)
@@ -186,22 +145,3 @@ def _upgrade(file: Path) -> None:
                 expected=f"schema {found}, unchanged since an earlier MLflow wrote it",
                 remedy=f"{' '.join(command)} says why; or move the file away, and `dvc repro` makes a new store",
             )
-
-
-def explain(error: BaseException, meanwhile: str = "") -> InputError | None:
-    """Return what an error of SQLite's means, None if it is no such error.
-
-    Args:
-        error: SQLite's, or MLflow's and SQLAlchemy's around it.
-        meanwhile: what failed, such as " while promoting a version".
-    """
-    cause: BaseException | None = error
-    while cause and not isinstance(cause, sqlite3.Error):
-        cause = cause.__cause__ or cause.__context__
-    name = getattr(cause, "sqlite_errorname", "")
-    if not (file := find_file()) or not (known := [key for key in TROUBLES if name.startswith(key)]):
-        return None
-    what, expected, remedy = TROUBLES[known[0]]
-    kind = UnreachableError if known[0] in ("SQLITE_BUSY", "SQLITE_LOCKED") else InputError
-    remedy = remedy.format(store=file, folder=file.parent)
-    return kind(f"The store {file} {what}{meanwhile}: {cause}.", expected=expected, remedy=remedy)

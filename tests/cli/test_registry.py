@@ -142,14 +142,14 @@ def test_a_version_that_does_not_exist_is_an_error(command: Command, action: str
 def test_a_version_that_passes_is_promoted_and_recorded(command: Command):
     assert command("promote", "2", "--reason", "newer").endswith("Version 2 is the champion.\n")
     record = read_audit()[-1]
-    assert (find_champion(), record["by"], record["reason"], record["forced"]) == (2, "Grace Hopper", "newer", False)
+    assert (find_champion(), record["by"], record["reason"], record["forced"]) == ("2", "Grace Hopper", "newer", False)
     assert record["evidence"]["roc_auc at least"] == [0.9, 0.8, True]
 
 
 def test_a_version_may_be_promoted_by_its_alias(command: Command):
     mlflow.MlflowClient().set_registered_model_alias(MODEL_NAME, "challenger", "2")
     command("promote", "challenger")
-    assert find_champion() == 2
+    assert find_champion() == "2"
 
 
 def test_a_version_that_fails_is_not_promoted_and_the_process_exits_with_the_reason(project: Path):
@@ -163,20 +163,20 @@ def test_a_version_that_fails_is_not_promoted_and_the_process_exits_with_the_rea
         "  Remedy: keep the champion, or overrule the gates: "
         'python -m pneumonia registry promote 3 --force --reason "..."\n'
     )
-    assert (find_champion(), len(read_audit())) == (1, 1)
+    assert (find_champion(), len(read_audit())) == ("1", 1)
 
 
 @pytest.mark.parametrize("reason", [[], ["--reason", " "]])
 def test_force_without_a_reason_is_refused(command: Command, reason: list[str]):
     assert "has no reason" in refuse(command, "promote", "3", "--force", *reason)
-    assert (find_champion(), len(read_audit())) == (1, 1)
+    assert (find_champion(), len(read_audit())) == ("1", 1)
 
 
 def test_force_with_a_reason_promotes_and_is_recorded(command: Command):
     printed = command("promote", "3", "--force", "--reason", "the only one for portable devices")
     assert printed.endswith("Version 3 is the champion by force.\n")
     record = read_audit()[-1]
-    assert (find_champion(), record["forced"]) == (3, True)
+    assert (find_champion(), record["forced"]) == ("3", True)
     assert record["evidence"]["roc_auc at least"] == [0.7, 0.8, False]
     assert (
         f"promote by force, overruling: {', '.join(FAILED)}, "
@@ -198,7 +198,7 @@ def test_a_rollback_restores_the_previous_champion(command: Command):
     printed = command("rollback", "--reason", "misses effusions")
     assert printed.startswith("Version 1 is the champion again, in place of version 2.\n")
     record = read_audit()[-1]
-    assert (find_champion(), record["action"], record["reason"]) == (1, "rollback", "misses effusions")
+    assert (find_champion(), record["action"], record["reason"]) == ("1", "rollback", "misses effusions")
 
 
 def test_a_freeze_is_told_wherever_one_looks_with_its_reason_and_how_to_lift_it(command: Command):
@@ -252,7 +252,7 @@ def test_a_rollback_needs_a_reason(command: Command, capsys: pytest.CaptureFixtu
     assert ended.value.code == 2
     assert "required: --reason" in capsys.readouterr().err
     assert "has no reason" in refuse(command, "rollback", "--reason", "")
-    assert find_champion() == 2
+    assert find_champion() == "2"
 
 
 def test_verify_accepts_an_unchanged_version(command: Command):

@@ -30,12 +30,21 @@ HISTORY = pd.DataFrame(
     {"epoch": [1, 2]}
     | {f"{split}{name}": RNG.random(2) for split in ("", "val_") for name in ("loss", "auc", "f1", "accuracy")}
 )
+
+
+def write_history(figure: Path) -> Path:
+    HISTORY.to_csv(path := figure.with_suffix(".csv"), index=False)
+    return path
+
+
 THRESHOLDS = {"initial": 0.5, "finetuned": 0.25}
 HEATMAPS = RNG.random((3, 16, 16))
 SHOWN = np.array(OUTCOMES)[[0, 3, 0]]
 Draw = Callable[[Path, str], None]
 FIGURES: dict[str, Draw] = {
-    "learning curves": lambda path, notice: draw_learning_curves(path, HISTORY, HISTORY, notice),
+    "learning curves": lambda path, notice: draw_learning_curves(
+        path, write_history(path), write_history(path), notice
+    ),
     "roc": lambda path, notice: draw_roc(path, LABELS, MODELS, notice),
     "precision and recall": lambda path, notice: draw_precision_recall(path, LABELS, MODELS, notice),
     "confusion": lambda path, notice: draw_confusion(path, LABELS, MODELS, THRESHOLDS, notice),

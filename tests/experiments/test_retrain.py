@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from projects import ROOT, clean_environment, run, set_params
+from swaps import METRICS, MODEL, find_object, swap_model
 from versions import draw_images, predict
 from waiting import wait_for
 
@@ -19,7 +20,9 @@ from pneumonia.experiments.baseline import reproduce
 from pneumonia.experiments.judgement import Judgement, read_gates
 from pneumonia.experiments.retrain import list_changes, retrain, run_pipeline
 from pneumonia.experiments.summary import trace_roc, write_judgement
-from pneumonia.registry.checks import Check, Evidence, measure_gains
+from pneumonia.registry.checks import Check
+from pneumonia.registry.evaluated import ReplacedError
+from pneumonia.registry.evidence import Evidence, measure_gains
 
 IMAGES = draw_images()
 
@@ -101,12 +104,28 @@ def summary(inside: Path) -> Path:
     return path
 
 
+def test_metrics_of_the_baseline_that_were_replaced_in_the_cache_are_refused(inside: Path, summary: Path) -> None:
+    cached = Path(".dvc/cache") / find_object(METRICS)
+    before, mode = cached.read_bytes(), cached.stat().st_mode
+    cached.chmod(0o644)
+    cached.write_bytes(before.replace(b'"roc_auc": ', b'"roc_auc": 0'))
+    cached.chmod(mode)
+    try:
+        with pytest.raises(ReplacedError, match=f"{METRICS} is not what the pipeline made"):
+            retrain("HEAD", "", "", "", summary.parent)
+    finally:
+        cached.chmod(0o644)
+        cached.write_bytes(before)
+        cached.chmod(mode)
+    assert "is not what the pipeline made" in summary.read_text()
+
+
 @pytest.mark.parametrize("base, commands, action, error, said", [
     ("HEAD", "checkout*", INTERRUPT, KeyboardInterrupt, "It was interrupted."),
     ("HEAD", "plots\\ diff*", INTERRUPT, KeyboardInterrupt, "It was interrupted."),
     ("nowhere", "repro\\ report", INTERRUPT, KeyboardInterrupt, "It was interrupted."),
     ("nowhere", "repro\\ report", "exit 1", InputError, "The pipeline failed."),
-    ("nowhere", "repro\\ report", "echo x >reports/split.json; exit", ValueError, "JSONDecodeError"),
+    ("nowhere", "repro\\ report", "echo {} >reports/split.json; exit", InputError, "split.json is not what the"),
     ("nowhere", "repro\\ report", "echo {} >reports/metrics.json; exit", InputError, "metrics.json is not the file"),
 ])  # fmt: skip
 def test_a_step_that_fails_or_is_interrupted_is_what_the_summary_says(
@@ -120,6 +139,31 @@ def test_a_step_that_fails_or_is_interrupted_is_what_the_summary_says(
     written = summary.read_text()
     assert written.startswith("# Retraining: it did not finish\n")
     assert said in written
+
+
+def test_an_error_that_nobody_foresaw_is_named_by_its_kind(
+    inside: Path, summary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("what")
+
+    inject(FAULT.format(commands="repro\\ report", action="exit", dvc=ROOT / ".venv/bin/dvc"), tmp_path)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr("pneumonia.experiments.retrain.ensure_digests", fail)
+    with pytest.raises(ValueError, match="what"):
+        retrain("nowhere", "", "", "", summary.parent)
+    assert "ValueError: what" in summary.read_text()
+
+
+def test_a_model_that_was_replaced_with_all_that_goes_with_it_is_refused(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inject(FAULT.format(commands="repro\\ report", action="exit", dvc=""), tmp_path)  # as if DVC saw no change
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.chdir(finished)
+    swap_model()
+    with pytest.raises(ReplacedError, match=f"{MODEL} is not what the pipeline made"):
+        retrain("nowhere", "", "", "", tmp_path / "out")
 
 
 def test_a_comparison_that_dvc_cannot_draw_is_a_warning_and_the_verdict_stands(

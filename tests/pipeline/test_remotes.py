@@ -7,9 +7,9 @@ from pathlib import Path
 
 import boto3
 import pytest
-import yaml
 from moto.server import ThreadedMotoServer
 from projects import ROOT, run, set_params
+from swaps import DIGESTS, MODEL, POINT, find_object, swap_model
 
 KEYS = {"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "any", "AWS_DEFAULT_REGION": "us-east-1"}
 
@@ -53,35 +53,33 @@ def test_a_second_clone_pulls_everything_and_runs_only_register(s3: str, finishe
     assert run("git", "status", "--short", cwd=second).stdout == ""
 
 
-def find_object(project: Path, stage: str, path: str) -> str:
-    """Return where DVC stores an output, below its cache or remote."""
-    outs = yaml.safe_load((project / "dvc.lock").read_text())["stages"][stage]["outs"]
-    md5 = next(out["md5"] for out in outs if out["path"] == path)
-    return f"files/md5/{md5[:2]}/{md5[2:]}"
-
-
 @pytest.mark.parametrize("verify", ["false", "true"])
-def test_a_model_replaced_in_the_remote_is_not_registered(verify: str, s3: str, finished: Path, tmp_path: Path) -> None:
+def test_a_model_replaced_in_the_remote_with_all_that_goes_with_it_is_refused(
+    verify: str, s3: str, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run("dvc", "remote", "add", "-d", "storage", "s3://images/pneumonia", cwd=finished)
     run("dvc", "remote", "modify", "storage", "endpointurl", s3, cwd=finished)
     run("dvc", "remote", "modify", "storage", "verify", verify, cwd=finished)
     commit(finished)
     run("make", "push", cwd=finished)
-    stored = f"pneumonia/{find_object(finished, 'finetune', 'models/finetuned.keras')}"
-    forged = (finished / "models/initial.keras").read_bytes()
-    boto3.client("s3", endpoint_url=s3).put_object(Bucket="images", Key=stored, Body=forged)
+    monkeypatch.chdir(finished)
+    stored = {path: find_object(path) for path in (MODEL, POINT, DIGESTS)}
+    swap_model()
+    for path, name in stored.items():
+        boto3.client("s3", endpoint_url=s3).put_object(Bucket="images", Key=f"pneumonia/{name}", Body=path.read_bytes())
     second = clone(finished, tmp_path / "second")
     pulled = run("dvc", "pull", cwd=second, check=False)
     if verify == "true":
         assert pulled.returncode and not (second / "models/finetuned.keras").exists()
     else:
-        done = run("dvc", "repro", cwd=second, check=False)
-        assert "models/finetuned.keras is not the file that was evaluated" in done.stdout + done.stderr
+        for command in ("dvc repro", "python -m pneumonia retrain --base nowhere"):
+            done = run(*command.split(), cwd=second, check=False)
+            assert done.returncode and f"{MODEL} is not what the pipeline made" in done.stdout + done.stderr
     assert not (second / "mlruns" / "mlflow.db").exists()
 
 
 def test_a_model_replaced_in_the_cache_is_not_registered(finished: Path) -> None:
-    cached = finished / ".dvc/cache" / find_object(finished, "finetune", "models/finetuned.keras")
+    cached = finished / ".dvc/cache" / find_object(finished / MODEL)
     cached.chmod(0o644)
     cached.write_bytes((finished / "models/initial.keras").read_bytes())
     (finished / "models/finetuned.keras").unlink()

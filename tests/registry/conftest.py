@@ -18,3 +18,9 @@ def registered(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for _ in range(4):
             client.create_model_version(MODEL_NAME, "file:nowhere")
         return store
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder for the stores of all tests of a module, one after the other."""
+    return tmp_path_factory.mktemp("home")

@@ -1,6 +1,5 @@
 """Promotions exclude one another, on one machine or many, and whatever happens to them leaves nothing behind."""
 
-import multiprocessing
 import os
 import signal
 import sqlite3
@@ -16,31 +15,25 @@ import mlflow
 import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, RESOURCE_DOES_NOT_EXIST
+from processes import FORKED
 from stores import serving_store, working_in
+from versions import find_champion
 
 from pneumonia.core.errors import InputError
 from pneumonia.registry import lock
 from pneumonia.registry.audit import read_audit
 from pneumonia.registry.lock import LOCK, PromotionRefusedError
 from pneumonia.registry.promotion import promote, rollback
-from pneumonia.registry.versions import MODEL_NAME, find_alias
+from pneumonia.registry.versions import MODEL_NAME
 from pneumonia.tracking.connection import connect
 
-# As on two machines, processes share nothing but the store. They are forked from one that has imported MLflow already.
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload([f"mlflow.store.{part}.sqlalchemy_store" for part in ("model_registry", "tracking")])
 OLD = 1000 * (lock.STALE + 60)  # milliseconds
 
 
 @pytest.fixture(autouse=True)
-def store(registered: Path, tmp_path: Path) -> Iterator[Path]:
-    with working_in(tmp_path, registered) as store:
+def store(registered: Path, home: Path) -> Iterator[Path]:
+    with working_in(home, registered) as store:
         yield store
-
-
-def find_champion() -> str | None:
-    champion = find_alias("champion")
-    return str(champion.version) if champion else None
 
 
 def crown(version: str) -> None:
@@ -108,7 +101,8 @@ def die(folder: Path, before: str) -> None:
 @pytest.fixture(scope="module")
 def two() -> Iterator[ProcessPoolExecutor]:
     """Return a pool of two processes."""
-    with ProcessPoolExecutor(2, PROCESSES, meet, (PROCESSES.Barrier(2),)) as pool:
+    # As on two machines, they share nothing but the store.
+    with ProcessPoolExecutor(2, FORKED, meet, (FORKED.Barrier(2),)) as pool:
         yield pool
 
 
@@ -151,7 +145,7 @@ def test_a_killed_promotion_took_place_or_did_not_and_delays_no_other_on_its_mac
     before: str, champion: str, took_place: list[bool], store: Path, capsys: pytest.CaptureFixture[str]
 ):
     crown("1")
-    killed = PROCESSES.Process(target=die, args=(store.parent.parent, before))
+    killed = FORKED.Process(target=die, args=(store.parent.parent, before))
     killed.start()
     killed.join()
     assert killed.exitcode == -signal.SIGKILL

@@ -76,7 +76,8 @@ def asked(once: Path, images: list[Path]) -> dict[str, dict[str, list[Any]]]:
     names = [f"image/{image.name}" for image in images]
     folder, store = images[0].parents[1], "sqlite:///mlruns/mlflow.db"
     (folder / "mlruns").symlink_to(once / "mlruns")
-    done = run(sys.executable, "-c", ASK, URI, *names, cwd=folder, MLFLOW_TRACKING_URI=store)
+    (folder / "ask.py").write_text(ASK)
+    done = run("python", "-m", "ask", URI, *names, cwd=folder, MLFLOW_TRACKING_URI=store)
     return json.loads(done.stdout.splitlines()[-1])
 
 

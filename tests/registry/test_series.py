@@ -11,14 +11,8 @@ import pandas as pd
 import pytest
 
 from pneumonia.core.params import Gates
-from pneumonia.registry.checks import (
-    Evidence,
-    check_against,
-    check_gain,
-    check_lineage,
-    check_non_inferior,
-    find_common_images,
-)
+from pneumonia.registry.checks import check_against, check_gain, check_lineage, check_non_inferior
+from pneumonia.registry.evidence import Evidence, find_common_images
 
 ROUNDS, POOL, IN_TEST = 20, 600, 500  # images of the pool, of which each version is tested on others
 FIRST, ALIKE = 3.0, 0.97  # separation of the first champion, correlation of two models' errors

@@ -1,4 +1,4 @@
-"""An experiment in a temporary work tree is recorded, and registers nothing unless it is asked to."""
+"""The stage registers what the pipeline made and evaluated, and from a temporary work tree nothing unless asked to."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -7,8 +7,8 @@ from pathlib import Path
 import mlflow
 import pytest
 import yaml
+from swaps import DIGESTS, METRICS, MODEL, NOVELTY, POINT, PREDICTIONS, digest_anew, flatter, lock_anew, swap_model
 
-from pneumonia.core.files import write_digests
 from pneumonia.core.stage import run_stage
 from pneumonia.registry.audit import read_audit
 from pneumonia.registry.versions import describe_versions, list_versions
@@ -21,7 +21,7 @@ def experiment(finished: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
     """Work where DVC runs the experiment `trial` of a finished project, up to the stage register."""
     tree = finished / ".dvc/tmp/exps/standalone/tmptrial"
     tree.mkdir(parents=True)
-    for name in ("params.yaml", "dvc.yaml", "data", "models", "reports"):
+    for name in ("params.yaml", "dvc.yaml", "dvc.lock", "data", "models", "reports"):
         (tree / name).symlink_to(finished / name)
     monkeypatch.chdir(tree)
     monkeypatch.setenv("DVC_EXP_NAME", "trial")
@@ -30,7 +30,7 @@ def experiment(finished: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
 
 
 @pytest.fixture
-def stage(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[[], str]:
+def stage(experiment: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[[], str]:
     """Return a function that runs the stage as dvc.yaml does, and returns the last line it prints."""
 
     def call() -> str:
@@ -42,7 +42,6 @@ def stage(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
     return call
 
 
-@pytest.mark.usefixtures("experiment")
 def test_an_experiment_is_recorded_and_registers_nothing(stage: Callable[[], str]) -> None:
     before = describe_versions(), len(list_versions()), read_audit()
     assert "no version registered, this is a temporary work tree; PNEUMONIA_REGISTER=true registers one." in stage()
@@ -53,42 +52,55 @@ def test_an_experiment_is_recorded_and_registers_nothing(stage: Callable[[], str
 
 
 def test_an_experiment_registers_a_version_if_asked_to(
-    experiment: Path, stage: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+    stage: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    point = (experiment / "models/operating_point.json").read_text()
-    (experiment / "point.json").write_text(point + "\n")  # another SHA-256, the same model
-    content = (experiment / "dvc.yaml").read_text().replace("--point models/operating_point.json", "--point point.json")
-    (experiment / "dvc.yaml").unlink()
-    (experiment / "dvc.yaml").write_text(content)
-    names = ("data/dataset.pkl", "data/splits.csv", "models/initial.keras", "models/finetuned.keras")
-    files = [*names, *(f"reports/{phase}_history.csv" for phase in ("train", "finetune")), "point.json",
-             "models/novelty.npz", "reports/metrics.json", "reports/evaluation/predictions.csv"]  # fmt: skip
-    write_digests(map(Path, files), Path("reports/evaluation/digests.json"))
+    POINT.write_text(POINT.read_text() + "\n")  # another SHA-256, the same model
+    digest_anew()
+    lock_anew()
     monkeypatch.setenv("PNEUMONIA_REGISTER", "true")
     assert "version 2 stays challenger, champion is version 1" in stage()  # a tie
     assert len(list_versions()) == 2
 
 
-EVALUATED = ("data/dataset.pkl", "models/initial.keras", "models/finetuned.keras", "models/novelty.npz",
-             "models/operating_point.json", "reports/metrics.json", "reports/evaluation/predictions.csv")  # fmt: skip
+def test_nothing_is_recorded_that_is_not_what_the_pipeline_made_and_evaluated(stage: Callable[[], str]) -> None:
+    """One project for all cases: each file is put back, and no case gets as far as the store."""
+
+    def refuse(changed: Path, content: bytes | None, match: str) -> None:
+        before = changed.read_bytes()
+        changed.unlink() if content is None else changed.write_bytes(content)
+        with pytest.raises(SystemExit, match=rf"(?s){match}.*Expected.*Remedy"):
+            stage()
+        changed.write_bytes(before)
+
+    evaluated = (Path("data/dataset.pkl"), Path("models/initial.keras"), MODEL, NOVELTY, POINT, METRICS, PREDICTIONS)
+    for path in evaluated:
+        refuse(path, path.read_bytes() + b"\n", f"{path} is not the file that was evaluated")
+    for content in (None, b"", b"[]", b"{}"):
+        refuse(DIGESTS, content, r"was evaluated|were evaluated")
+    for path in (Path("reports/model_card.md"), Path("reports/train_range.csv")):
+        refuse(path, b"# Another\n", f"{path} is not what the pipeline made")
+    for content in (None, b"", b"stages:", b"stages: {finetune: {outs: [{}]}}"):
+        refuse(Path("dvc.lock"), content, "dvc.lock, which says what the pipeline made, cannot be read")
+    refuse(Path("dvc.lock"), b"stages: {}", "is not what the pipeline made")
+    assert len(list_versions()) == 1
 
 
-@pytest.mark.usefixtures("experiment")
-@pytest.mark.parametrize("name", EVALUATED)
-def test_nothing_is_recorded_once_a_file_is_not_the_one_that_was_evaluated(name: str, stage: Callable[[], str]) -> None:
-    path = Path(name)
-    path.write_bytes(path.read_bytes() + b"\n")
-    with pytest.raises(SystemExit, match=rf"{name} is not the file that was evaluated(.|\n)*Expected(.|\n)*Remedy"):
+@pytest.mark.parametrize("swap, named", [(swap_model, MODEL), (flatter, METRICS)])
+def test_files_that_were_replaced_together_are_refused(
+    swap: Callable[[], None], named: Path, stage: Callable[[], str]
+) -> None:
+    swap()
+    with pytest.raises(SystemExit, match=rf"(?s){named} is not what the pipeline made.*Expected.*Remedy"):
         stage()
     assert len(list_versions()) == 1
 
 
-@pytest.mark.usefixtures("experiment")
-@pytest.mark.parametrize("content", [None, "", "[]", "{}"])
-def test_nothing_is_recorded_without_a_list_of_what_was_evaluated(
-    content: str | None, stage: Callable[[], str]
+def test_a_model_that_scores_otherwise_than_stored_is_refused_even_if_dvc_knows_it(
+    stage: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = Path("reports/evaluation/digests.json")
-    path.unlink() if content is None else path.write_text(content)
-    with pytest.raises(SystemExit, match=r"was evaluated|were evaluated"):
+    swap_model()
+    lock_anew()
+    monkeypatch.setenv("PNEUMONIA_REGISTER", "true")
+    with pytest.raises(SystemExit, match=rf"(?s){MODEL} gives \S+ the probability .*Expected.*Remedy"):
         stage()
+    assert len(list_versions()) == 1

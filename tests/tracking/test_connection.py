@@ -1,6 +1,8 @@
 """A tracking server's failures become errors that read as sentences and name a way out."""
 
 import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import mlflow
@@ -11,7 +13,9 @@ from stores import working_in
 
 from benchmarks.servers import find_port
 from pneumonia.core.errors import InputError
-from pneumonia.tracking.connection import UnreachableError, connect, find_server, reaching
+from pneumonia.tracking.address import find_server
+from pneumonia.tracking.connection import connect
+from pneumonia.tracking.failures import UnreachableError, reaching
 
 SERVER = "http://mlflow.example:5000"
 
@@ -87,6 +91,29 @@ def test_a_server_is_named_without_credentials_and_a_store_is_no_server(
 ):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     assert find_server() == server
+
+
+class Old(BaseHTTPRequestHandler):
+    """A server that knows the experiment and is MLflow 2."""
+
+    def do_GET(self) -> None:
+        answer = b'{"experiment": {"experiment_id": "1", "name": "pneumonia"}}' if "api" in self.path else b"2.22.1"
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *_: object) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Print nothing."""
+
+
+def test_a_server_older_than_mlflow_3_is_refused_at_the_first_connection(monkeypatch: pytest.MonkeyPatch):
+    with ThreadingHTTPServer(("127.0.0.1", 0), Old) as old:
+        threading.Thread(target=old.serve_forever).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{old.server_port}")
+        mlflow.set_tracking_uri(None)  # pyright: ignore[reportArgumentType]
+        with pytest.raises(InputError, match=r"(?s)is MLflow 2\.22\.1\..*Expected: MLflow 3 or later.*Remedy: upgrade"):
+            connect()
+        old.shutdown()
 
 
 def test_connecting_to_a_server_that_is_not_there_says_so(tmp_path: Path):

@@ -2,14 +2,12 @@
 
 import shutil
 import sqlite3
-import subprocess
-import sys
 from contextlib import closing
 from pathlib import Path
 
 import mlflow
 import pytest
-from projects import clean_environment
+from projects import run
 from stores import working_in
 
 from pneumonia.tracking.connection import connect
@@ -67,8 +65,7 @@ def test_gc_in_a_copy_that_nothing_opened_before_deletes_there_alone(first: tupl
     with closing(sqlite3.connect(tmp_path / "copy/mlruns/mlflow.db")) as store, store:
         store.execute("UPDATE runs SET lifecycle_stage = 'deleted', deleted_time = 1")
     uri = "sqlite:///mlruns/mlflow.db"
-    command = [sys.executable, "-m", "mlflow", "gc", "--backend-store-uri", uri]
-    subprocess.run(command, cwd=tmp_path / "copy", env=clean_environment() | {"MLFLOW_TRACKING_URI": uri}, check=True)
+    run("python", "-m", "mlflow", "gc", "--backend-store-uri", uri, cwd=tmp_path / "copy", MLFLOW_TRACKING_URI=uri)
     assert not list((tmp_path / "copy").rglob("note.txt")) and len(list(first[0].rglob("note.txt"))) == 1
 
 

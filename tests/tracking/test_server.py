@@ -22,7 +22,8 @@ from projects import ROOT, clean_environment, run, set_params
 from benchmarks.servers import find_port
 from pneumonia.core.dataset import write_dataset
 from pneumonia.core.tables import write_table
-from pneumonia.tracking.connection import UnreachableError, connect
+from pneumonia.tracking.connection import connect
+from pneumonia.tracking.failures import UnreachableError
 from pneumonia.tracking.phase_run import phase_run
 from pneumonia.tracking.spool import find_waiting, send_spooled
 
@@ -151,11 +152,13 @@ def check(run_id: str) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*type hint:UserWarning")  # of MLflow's own code
 def test_runs_and_models_pass_through_the_server_and_survive_a_restart(server: Server):
-    server.stop()
     write_dataset(DATASET, Path("dataset.pkl"))
     write_table(RANGE_TEST, Path("expected.csv"))
     Path("weights").write_bytes(os.urandom(100_000))
     rates = pd.DataFrame({"learning_rate": [0.1] * 1500}, range(1, 1501))
+    known = train(rates)
+    register()
+    server.stop()
     train(rates)
     with pytest.raises(UnreachableError):
         connect()
@@ -164,12 +167,9 @@ def test_runs_and_models_pass_through_the_server_and_survive_a_restart(server: S
 
     server.start()
     assert send_spooled() == 2
-    (late,) = mlflow.MlflowClient().search_runs([connect()])
-    known = [late.info.run_id, train(rates)]
-    register()
-    server.stop()
-    server.start()
-    for run_id in known:
+    late, first = (run.info.run_id for run in mlflow.MlflowClient().search_runs([connect()]))
+    assert first == known
+    for run_id in (first, late):
         check(run_id)
 
 

@@ -5,30 +5,32 @@ import os
 import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pandas as pd
 import pytest
-import requests
 from mlflow.entities import Metric, Run
 from phases import DATASET, FIGURE, FOUND, PARAMS, RANGE_TEST
-from projects import ROOT
+from processes import FORKED
+from stores import make_tables, start_server
 
 from benchmarks.servers import find_port
 from pneumonia.core.dataset import write_dataset
 from pneumonia.core.errors import InputError
 from pneumonia.core.files import sha256_file
 from pneumonia.core.tables import write_table
-from pneumonia.tracking.connection import PATIENCE, UnreachableError, connect
+from pneumonia.tracking import connection
+from pneumonia.tracking.connection import PATIENCE, connect
+from pneumonia.tracking.failures import UnreachableError
 from pneumonia.tracking.phase_run import ensure_run, phase_run
 from pneumonia.tracking.runs import find_run
 from pneumonia.tracking.spool import find_spool, find_waiting, send_spooled
@@ -38,35 +40,18 @@ SAMPLE = "system/cpu_utilization_percentage"
 
 
 class Server:
-    """`mlflow server` over SQLite in a folder, started and killed."""
+    """A server over SQLite in a folder, started and killed."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.port = folder, find_port()
-        self.uri = f"http://127.0.0.1:{self.port}"
+        self.store, self.port = folder / "mlflow.db", find_port()
+        shutil.copy(Path(make_tables().name, "mlflow.db"), self.store)
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", "server", "--workers=1", f"--port={self.port}"]
-        command += [f"--backend-store-uri=sqlite:///{self.folder}/mlflow.db"]
-        command += [f"--artifacts-destination={self.folder}/artifacts"]
-        quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        with (self.folder / "log").open("a") as log:
-            self.process = subprocess.Popen(
-                command, env=os.environ | quiet, stdout=log, stderr=log, start_new_session=True
-            )
-        deadline = time.monotonic() + 120
-        while not self.answers():
-            assert time.monotonic() < deadline and self.process.poll() is None, (self.folder / "log").read_text()
-            time.sleep(0.1)
-
-    def answers(self) -> bool:
-        try:
-            return requests.get(f"{self.uri}/health", timeout=5).ok
-        except requests.RequestException:
-            return False
+        self.uri, self.process = start_server(self.store, self.port)
 
     def kill(self) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        self.process.kill()
+        self.process.join()
 
 
 class Gate:
@@ -140,6 +125,7 @@ def project(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for name in set(PATIENCE) - {"MAX_RETRIES"}:
         monkeypatch.setenv(f"MLFLOW_HTTP_REQUEST_{name}", PATIENCE[name])
     monkeypatch.setattr("pneumonia.tracking.connection.EXPERIMENT", str(tmp_path))
+    monkeypatch.setattr("pneumonia.tracking.phase_run.SAMPLING", 0.2)
     monkeypatch.chdir(tmp_path)
     write_dataset(DATASET, DATA)
     MODEL.write_bytes(os.urandom(8))
@@ -216,18 +202,31 @@ def now() -> int:
     return int(time.time() * 1000)
 
 
-def send(*before: str, check: bool = True) -> subprocess.Popen[str]:
-    """Start a process that sends what waits, after lines of Python of its own."""
-    code = ["from pneumonia.tracking import connection, spool", f"connection.EXPERIMENT = {str(Path.cwd())!r}", *before]
-    code += ["print('sent', spool.send_spooled())"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.Popen([sys.executable, "-c", "\n".join(code)], env=environment, stdout=-1, stderr=-1, text=True)
+def start(target: Callable[..., None], *arguments: Any) -> ForkServerProcess:
+    """Call a function in a process of its own, in this project and with this server."""
+    process = FORKED.Process(target=enter, args=(Path.cwd(), os.environ["MLFLOW_TRACKING_URI"], target, *arguments))
+    process.start()
+    return process
 
 
-def read_sent(process: subprocess.Popen[str]) -> int:
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    return int(out.split("sent ")[-1])
+def enter(project: Path, uri: str, target: Callable[..., None], *arguments: Any) -> None:
+    os.chdir(project)
+    os.environ |= {"MLFLOW_TRACKING_URI": uri, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    connection.EXPERIMENT = str(project)
+    target(*arguments)
+
+
+def send(barrier: Any = None, sent: Any = None) -> None:
+    """Send what waits, at the same moment as another process if there is a barrier."""
+    if barrier:
+        barrier.wait(60)
+    number = send_spooled()
+    if sent:
+        sent.put(number)
+
+
+def die_in_second_epoch() -> None:
+    train(before_epoch=lambda epoch: os.kill(os.getpid(), signal.SIGKILL) if epoch == 1 else None)
 
 
 def test_while_the_server_answers_no_journal_is_written():
@@ -339,9 +338,11 @@ def test_two_processes_that_send_at_once_create_one_run(server: Server, monkeypa
     ended = now()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     connect()  # the experiment is not what they compete for
-    meet = ["import time, pathlib", "pathlib.Path(f'ready-{time.time_ns()}').touch()"]
-    meet += ["while len(list(pathlib.Path.cwd().glob('ready-*'))) < 2: time.sleep(0.001)"]
-    assert sorted(map(read_sent, [send(*meet), send(*meet)])) == [0, 1]
+    barrier, sent = FORKED.Barrier(2), FORKED.Queue()
+    senders = [start(send, barrier, sent) for _ in range(2)]
+    assert sorted(sent.get(timeout=120) for _ in senders) == [0, 1]
+    for sender in senders:
+        sender.join()
     check_complete(began, ended)
 
 
@@ -358,11 +359,11 @@ def test_sending_that_broke_off_is_completed_by_the_next(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", gate.uri)
     gate.rule = lambda number, method, path: "lost" if last in path else None
     if killed:
-        sender: list[subprocess.Popen[str]] = []
+        sender: list[ForkServerProcess] = []
         gate.lost = lambda: sender[0].kill()
-        sender.append(send())
-        sender[0].communicate(timeout=120)
-        assert sender[0].returncode == -signal.SIGKILL
+        sender.append(start(send))
+        sender[0].join(120)
+        assert sender[0].exitcode == -signal.SIGKILL
     else:
         with pytest.raises(UnreachableError):
             send_spooled()
@@ -412,13 +413,11 @@ def test_a_phase_that_failed_without_its_server_resumes_in_the_same_run(
 def test_a_phase_that_was_killed_without_its_server_resumes_in_the_same_run(
     server: Server, monkeypatch: pytest.MonkeyPatch, reached: bool
 ):
-    code = f"import sys; sys.path[:0] = {[str(ROOT), str(ROOT / 'tests'), str(Path(__file__).parent)]}\n"
-    code += "from test_spool import *\n"
-    code += "train(before_epoch=lambda epoch: os.kill(os.getpid(), signal.SIGKILL) if epoch == 1 else None)"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", nowhere())
     began = now()
-    killed = subprocess.run([sys.executable, "-c", code], capture_output=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    killed = start(die_in_second_epoch)
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
     if reached:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     with phase_run("train", PARAMS, DATASET, DATA, STATE) as phase:
@@ -533,6 +532,7 @@ def test_a_password_in_the_address_is_neither_shown_nor_stored(
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_damaged_local_store_does_not_stop_a_training(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     Path("mlruns").mkdir()
@@ -542,6 +542,7 @@ def test_a_damaged_local_store_does_not_stop_a_training(monkeypatch: pytest.Monk
     assert Path("mlruns/mlflow.db.damaged").read_text() == "no database"
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_local_store_that_is_held_meanwhile_gets_the_run_later(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
@@ -560,6 +561,7 @@ def test_a_local_store_that_is_held_meanwhile_gets_the_run_later(
     check_complete(began, ended)
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_journal_for_a_server_is_not_sent_to_a_local_store(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", nowhere())
     train()

@@ -2,21 +2,26 @@
 
 import os
 import re
+import resource
 import sqlite3
-import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
+import alembic.command
 import mlflow
 import pytest
-from projects import ROOT, clean_environment
+from mlflow.store.db.utils import _get_alembic_config  # pyright: ignore[reportPrivateUsage]
+from processes import FORKED
+from projects import WARM, clean_environment
 from stores import make_tables, working_in
 
 from pneumonia.core.errors import InputError
 from pneumonia.registry.versions import list_versions
 from pneumonia.tracking import sqlite_store
-from pneumonia.tracking.connection import EXPERIMENT, UnreachableError, connect, has_store, reaching
+from pneumonia.tracking.connection import EXPERIMENT, connect, has_store
+from pneumonia.tracking.failures import UnreachableError, reaching
 
 
 @pytest.fixture
@@ -48,14 +53,21 @@ def test_outside_a_project_nothing_is_created_and_the_error_says_where_to_go(pro
     assert list(project.iterdir()) == []
 
 
+def connect_in(project: Path, barrier: Any, numbers: Any) -> None:
+    os.chdir(project)
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    barrier.wait(60)
+    numbers.put(connect())
+
+
 def test_commands_that_make_the_store_at_once_all_succeed(project: Path):
-    code = "from pneumonia.tracking.connection import connect; print(connect())"
-    environment = clean_environment() | {"PYTHONPATH": str(ROOT)}
-    started = [
-        subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=-1, stderr=-1, text=True)
-        for _ in range(3)
-    ]
-    assert [process.communicate() for process in started] == [("1\n", "")] * 3
+    barrier, numbers = FORKED.Barrier(3), FORKED.Queue()
+    started = [FORKED.Process(target=connect_in, args=(project, barrier, numbers)) for _ in range(3)]
+    for process in started:
+        process.start()
+    assert [numbers.get(timeout=120) for _ in started] == ["1"] * 3
+    for process in started:
+        process.join()
 
 
 @pytest.mark.parametrize(
@@ -76,6 +88,7 @@ def test_a_mistyped_address_is_an_error_and_creates_nothing(
     assert [path.name for path in project.iterdir()] == ["dvc.yaml"]
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("damage", ["truncated", "garbage"])
 def test_a_damaged_store_is_kept_beside_a_new_one(project: Path, damage: str, capsys: pytest.CaptureFixture[str]):
     whole = Path(make_tables().name, "mlflow.db").read_bytes()
@@ -89,6 +102,7 @@ def test_a_damaged_store_is_kept_beside_a_new_one(project: Path, damage: str, ca
     assert "mlflow.db.damaged" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("quick")
 def test_an_empty_file_becomes_a_store(project: Path):
     (project / "mlruns").mkdir()
     (project / "mlruns/mlflow.db").touch()
@@ -124,6 +138,35 @@ def test_a_store_that_cannot_be_written_is_an_error(tmp_path: Path, write: str):
         reaching("promoting"),
     ):
         opened.execute(write)
+
+
+def test_a_store_that_does_not_fit_on_its_disk_is_an_error(tmp_path: Path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with working_in(tmp_path) as store, pytest.raises(InputError, match="cannot be read or written while promoting"):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (store.stat().st_size, limits[1]))
+        try:
+            with reaching("promoting"):
+                mlflow.MlflowClient().create_registered_model("large", description="x" * 100_000)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_store_that_cannot_be_made_is_an_error(project: Path):
+    (project / "mlruns").touch()
+    refuse("cannot be made: File exists")
+
+
+def test_a_store_of_an_older_release_is_upgraded_after_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    clean_environment()
+    monkeypatch.setattr(sys, "executable", str(WARM / "python"))
+    with working_in(tmp_path) as store:
+        alembic.command.downgrade(_get_alembic_config(f"sqlite:///{store}"), "-1")
+        with closing(sqlite3.connect(store)) as opened:
+            (old,) = opened.execute("SELECT version_num FROM alembic_version").fetchone()
+        assert connect() == "1"
+        assert store.with_name(f"mlflow.db.{old}").exists()
+        with closing(sqlite3.connect(store)) as opened:
+            assert opened.execute("SELECT version_num FROM alembic_version").fetchone() != (old,)
 
 
 def test_a_store_of_a_newer_release_is_refused_as_it_is(tmp_path: Path):
