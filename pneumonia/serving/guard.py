@@ -1,11 +1,15 @@
-"""Enforce the limits of the API: key, size, concurrency and time of a request."""
+"""Enforce the limits of the service: host, key, size, concurrency and time of a request."""
 
 import asyncio
 import base64
 import hmac
+import ipaddress
 import logging
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -28,28 +32,47 @@ def find_route(routes: Sequence[Route], scope: Scope) -> tuple[Match, Route | No
     return match, route if match is not Match.NONE else None
 
 
+@dataclass(eq=False)
+class _Upload:
+    """A request with a body: its time, the bytes received so far, and why it ends if its time is up."""
+
+    deadline: asyncio.Timeout
+    reason: str
+    size: int = 0
+    complete: bool = False
+
+
 class Guard:
     """ASGI middleware that refuses requests beyond the limits. Without the key only probes are answered.
 
-    The other limits apply below /v1/ and to every POST. What the page posts may be longer: see `gate`.
+    The limits apply below /v1/ and to every POST. A request counts as in progress once its body is complete: uploads
+    that wait for their sender take no place from others, and memory only for what has arrived.
 
     Args:
         app: to protect.
         routes: of the API. An app mounted at / never sees a request below /v1/ or with a wrong method.
         is_ready: whether a model is loaded.
+        hosts: names in the header Host, with * for any part; localhost and addresses are always allowed.
         key: required from callers; empty for none.
         max_bytes: largest request body.
-        max_in_flight: most concurrent requests.
+        max_held_bytes: largest sum of the bodies of all requests; beyond it the largest one is refused.
+        max_in_flight: most requests in progress.
         timeout_seconds: from the headers of a request, over its body, to the end of its answer.
     """
 
     def __init__(
-        self, app: ASGIApp, *, routes: Sequence[Route], is_ready: Callable[[], bool], key: str, max_bytes: int,
-        max_in_flight: int, timeout_seconds: float,
+        self, app: ASGIApp, *, routes: Sequence[Route], is_ready: Callable[[], bool], hosts: Sequence[str], key: str,
+        max_bytes: int, max_held_bytes: int, max_in_flight: int, timeout_seconds: float,
     ) -> None:  # fmt: skip
-        self.app, self.routes, self.is_ready, self.key = app, routes, is_ready, key.encode()
-        self.max_bytes, self.max_in_flight, self.timeout_seconds = max_bytes, max_in_flight, timeout_seconds
-        self.in_flight = 0
+        self.app, self.routes, self.is_ready, self.hosts, self.key = app, routes, is_ready, hosts, key.encode()
+        self.max_bytes, self.max_held_bytes = max_bytes, max(max_bytes, max_held_bytes)
+        self.max_in_flight, self.timeout_seconds = max_in_flight, timeout_seconds
+        self.uploads: set[_Upload] = set()
+
+    @property
+    def in_flight(self) -> int:
+        """Return how many requests with a complete body are in progress."""
+        return sum(upload.complete for upload in self.uploads)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
@@ -59,15 +82,12 @@ class Guard:
             return await problem(scope, receive, send)
         if not _is_limited(scope):
             return await self.app(scope, receive, send)
-        self.in_flight += 1
-        try:
-            await self._pass_on(scope, receive, send)
-        finally:
-            self.in_flight -= 1
+        await self._pass_on(scope, receive, send)
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on and answer 503 when its time is up."""
         started, deadline = False, asyncio.timeout(self.timeout_seconds)
+        upload = _Upload(deadline, f"No answer within {self.timeout_seconds:g} seconds.")
 
         async def note_start(message: Message) -> None:
             nonlocal started
@@ -75,17 +95,27 @@ class Guard:
             await send(message)
 
         try:
-            async with deadline:
-                await self.app(scope, self._count(scope, receive), note_start)
+            with self._holding(upload):
+                async with deadline:
+                    await self.app(scope, self._count(upload, receive), note_start)
         except TimeoutError:
             if started or not deadline.expired():
                 raise
-            detail = f"No answer within {self.timeout_seconds:g} seconds."
-            await refuse(503, detail, {"Retry-After": "5"})(scope, receive, send)
+            await refuse(503, upload.reason, {"Retry-After": "5"})(scope, receive, send)
+
+    @contextmanager
+    def _holding(self, upload: _Upload) -> Iterator[None]:
+        self.uploads.add(upload)
+        try:
+            yield
+        finally:
+            self.uploads.discard(upload)
 
     def _find_problem(self, scope: Scope) -> JSONResponse | None:
         headers, path = Headers(scope=scope), scope["path"]
         match, route = find_route(self.routes, scope)
+        if not self._knows(headers.get("host", "")):
+            return refuse(400, "The service has another name; its operator lists all in PNEUMONIA_HOSTS.")
         if self.key and path not in PROBES and not self._has_key(headers):
             # A browser then asks for user name and password: any name, and the key.
             scheme = "Bearer" if path.startswith(API) else "Basic"
@@ -97,19 +127,29 @@ class Guard:
             return None
         if match is Match.NONE and path.startswith(API):
             return refuse(404, "No such path; /openapi.json lists all operations.")
-        return self._find_overload(headers.get("content-length", "") if path.startswith(API) else "")
+        return self._find_overload(headers.get("content-length", ""))
 
     def _find_overload(self, length: str) -> JSONResponse | None:
         if not self.is_ready():
             return refuse(503, "The model is not loaded yet.", {"Retry-After": "5"})
         if self.in_flight >= self.max_in_flight:
-            return refuse(429, f"{self.max_in_flight} requests are in progress.", {"Retry-After": "1"})
+            return refuse(429, self._describe_load(), {"Retry-After": "1"})
         if length.isdecimal() and int(length[:20]) > self.max_bytes:
             return refuse(413, self._describe_limit())
         return None
 
+    def _describe_load(self) -> str:
+        return f"{self.max_in_flight} requests are in progress."
+
     def _describe_limit(self) -> str:
         return f"The request body exceeds {self.max_bytes / 2**20:g} MiB."
+
+    def _knows(self, host: str) -> bool:
+        """Return whether a host is ours. An address always is: another site can only point a name of its own at us."""
+        name = re.sub(r":\d*$", "", host).strip("[]").lower()
+        with suppress(ValueError):
+            return bool(ipaddress.ip_address(name))
+        return any(fnmatchcase(name, known) for known in ("localhost", *self.hosts))
 
     def _has_key(self, headers: Headers) -> bool:
         scheme, _, given = headers.get("authorization", "").partition(" ")
@@ -121,23 +161,34 @@ class Guard:
                 keys.append(base64.b64decode(given.encode("latin-1")).partition(b":")[2])
         return any([hmac.compare_digest(key, self.key) for key in keys])
 
-    def _count(self, scope: Scope, receive: Receive) -> Receive:
-        """Return a `receive` that raises 413 or 408 once the body exceeds the limit or stalls, whatever it declares."""
-        size, more, limited = 0, True, scope["path"].startswith(API)
+    def _count(self, upload: _Upload, receive: Receive) -> Receive:
+        """Return a `receive` that raises 413, 408 or 429 for a body that is too large, stalls or comes in a crowd."""
 
         async def count() -> Message:
-            nonlocal size, more
             try:
-                message = await asyncio.wait_for(receive(), STALL_SECONDS if more else None)
+                message = await asyncio.wait_for(receive(), None if upload.complete else STALL_SECONDS)
             except TimeoutError:
                 raise HTTPException(408, f"No data for {STALL_SECONDS} seconds.", {"Connection": "close"}) from None
-            more = message.get("more_body", False)
-            size += len(message.get("body", b""))
-            if limited and size > self.max_bytes:
+            upload.size += len(message.get("body", b""))
+            if upload.size > self.max_bytes:
                 raise HTTPException(413, self._describe_limit())
+            self._make_room()
+            if not upload.complete and not message.get("more_body", False):
+                if self.in_flight >= self.max_in_flight:
+                    raise HTTPException(429, self._describe_load(), {"Retry-After": "1"})
+                upload.complete = True
             return message
 
         return count
+
+    def _make_room(self) -> None:
+        """End the largest requests until all bodies together keep their limit."""
+        while sum(upload.size for upload in self.uploads) > self.max_held_bytes:
+            largest = max(self.uploads, key=lambda upload: upload.size)
+            self.uploads.remove(largest)
+            if not largest.deadline.expired():
+                largest.reason = f"The requests in progress exceed {self.max_held_bytes / 2**20:g} MiB."
+                largest.deadline.reschedule(0)
 
 
 def _is_limited(scope: Scope) -> bool:
