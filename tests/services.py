@@ -16,13 +16,14 @@ from fastapi.testclient import TestClient
 from benchmarks.servers import find_port
 from pneumonia.inference.predictor import Predictor
 
+HOST = "radiology.example.org"  # of docs/serving.md
 KEY = "geheim-0123456789"
 FILE_NAME = "Roe^Jane 2019-01-31.jpeg"
 Build = Callable[..., FastAPI]
 Serve = Callable[..., AbstractContextManager[TestClient]]
 Form = list[tuple[str, tuple[str, bytes]]]
 HEAD = (
-    b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+    b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=b\r\n"
     b"Content-Length: 3000000\r\n\r\n"
 )
 

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from pneumonia.core.errors import InputError
 from pneumonia.core.files import replacing
-from pneumonia.core.tables import SPLITS
 
+SPLITS = ("train", "val", "test")  # not from `tables`: it imports pandas, 80 MB in each process that decodes images
 Pixels = npt.NDArray[np.uint8]
 
 

@@ -50,14 +50,15 @@ def test_where_nothing_can_listen_is_said_before_the_model_is_loaded(host: str, 
             main(["serve", "--model", "nobody", "--host", host, "--port", str(port)])
 
 
-@pytest.mark.parametrize("package", ["uvicorn", "gradio"])
-def test_a_package_that_is_not_installed_is_an_error_that_says_how_to_install_it(package: str, once: Path):
-    hidden = f"import runpy, sys; sys.modules['{package}'] = None; runpy.run_module('pneumonia', run_name='__main__')"
-    command = [sys.executable, "-c", hidden, "serve", "--model", "models/finetuned.keras", "--port", str(find_port())]
-    done = subprocess.run(command, cwd=once, env=clean_environment(), capture_output=True, text=True)
-    assert done.returncode == 1
-    assert done.stderr.startswith(f"The package {package} is not installed for ")
-    assert "Remedy: make setup" in done.stderr and "make serve" in done.stderr
+@pytest.mark.parametrize("package, needs_it", [("uvicorn", "cli.serve"), ("gradio", "serving.page")])
+def test_a_package_that_is_not_installed_is_an_error_that_says_how_to_install_it(
+    package: str, needs_it: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, f"pneumonia.{needs_it}", raising=False)
+    with pytest.raises(SystemExit, match=f"^The package {package} is not installed for .*") as ended:
+        main(["serve", "--port", str(find_port())])
+    assert "Remedy: make setup" in str(ended.value) and "make serve" in str(ended.value)
 
 
 def test_the_command_serves_api_and_page_until_it_is_interrupted(once: Path, tmp_path: Path):
