@@ -30,8 +30,8 @@ NOISE = encode_pillow(default_rng(0).integers(0, 256, (300, 300), dtype=np.uint8
 
 
 @contextmanager
-def visiting(browser: BrowserContext, url: str, width: int = 1200) -> Iterator[Page]:
-    """Open the page, which must contact nobody else, receive everything it requests and report no error."""
+def visiting(browser: BrowserContext, url: str, width: int = 1200, flawless: bool = True) -> Iterator[Page]:
+    """Open the page, which must contact nobody else and, if flawless, receive all it requests and report no error."""
     page = browser.new_page()
     page.set_viewport_size({"width": width, "height": 800})
     page.set_default_timeout(90_000)  # the first answer on a busy machine
@@ -56,7 +56,7 @@ def visiting(browser: BrowserContext, url: str, width: int = 1200) -> Iterator[P
     page.get_by_text("Not a medical device").wait_for()
     yield page
     page.close()
-    assert wrong == []
+    assert wrong == [] or not flawless
 
 
 def predict(predictor: Predictor, content: bytes) -> Answer:

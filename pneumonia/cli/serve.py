@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import logging
 import socket
+from contextlib import suppress
 
 import h11
 import uvicorn
@@ -71,7 +72,9 @@ def run(**flags: str | None) -> None:
             app, log_config=None, log_level="info", access_log=False, server_header=False, ws="none", http=Protocol,
             timeout_graceful_shutdown=1,
         )  # fmt: skip
-        uvicorn.Server(config).run(sockets=[listener])
+        logging.getLogger("pneumonia").info("listening on %s, port %d; Ctrl+C ends it", settings.host, settings.port)
+        with suppress(KeyboardInterrupt):
+            uvicorn.Server(config).run(sockets=[listener])
 
 
 def listen(host: str, port: int) -> socket.socket:

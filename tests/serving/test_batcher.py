@@ -65,7 +65,7 @@ def test_large_images_wait_for_each_other_and_nobody_waits_for_them(build: Build
 
 
 def test_an_app_loads_its_model_at_startup(project: Path):
-    with TestClient(create_app(Settings(model="2"))) as client:
+    with TestClient(create_app(Settings(model="2")), base_url="http://localhost") as client:
         assert client.get("/v1/model").json()["version"] == "2"
 
 

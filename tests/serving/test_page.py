@@ -1,6 +1,7 @@
 """The page shows what the predictor says, by eye, mouse and keyboard."""
 
 import re
+from collections.abc import Callable
 from io import BytesIO
 
 import numpy as np
@@ -21,7 +22,7 @@ from pages import (
     visiting,
 )
 from PIL import Image
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import BrowserContext, Page, Route, expect
 from services import attach
 
 from pneumonia.inference.heatmaps import overlay
@@ -180,19 +181,18 @@ def test_of_several_files_dropped_in_haste_the_last_one_is_shown(page: Page, pre
         expect_answer(page, predict(predictor, last))
 
 
-def test_the_page_says_why_there_is_no_answer_and_goes_on(page: Page, predictor: Predictor):
-    for failure, said in {
-        lambda route: route.abort(): "No answer. The service cannot be reached; try again.",
-        lambda route: route.fulfill(
-            status=429, json={"detail": "64 requests are <b>busy</b>."}
-        ): "No answer. 64 requests are <b>busy</b>.",
-    }.items():
-        page.unroute_all()
-        page.route("**/page/answer", failure, times=1)
-        page.get_by_role("button", name="normal").click()
-        expect(page.get_by_role("alert")).to_have_text(said)
-    drop(page, PNG)
-    expect_answer(page, predict(predictor, PNG))
+def test_the_page_says_why_there_is_no_answer_and_goes_on(browser: BrowserContext, site: str, predictor: Predictor):
+    failures: dict[str, Callable[[Route], None]] = {
+        "The service cannot be reached; try again.": lambda route: route.abort(),
+        "64 are <b>busy</b>.": lambda route: route.fulfill(status=429, json={"detail": "64 are <b>busy</b>."}),
+    }
+    with visiting(browser, site, flawless=False) as page:
+        for reason, fail in failures.items():
+            page.route("**/page/answer", fail, times=1)
+            page.get_by_role("button", name="normal").click()
+            expect(page.get_by_role("alert")).to_have_text(f"No answer. {reason}")
+        drop(page, PNG)
+        expect_answer(page, predict(predictor, PNG))
 
 
 def test_page_and_api_work_behind_the_proxy_of_the_documentation(
