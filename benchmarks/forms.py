@@ -14,6 +14,7 @@ from pydicom.encaps import encapsulate
 from pneumonia.core.dataset import Pixels
 
 SIDE = 8000  # pixels; MAX_PIXELS is its square
+_WIDE = {"BitsAllocated": 16, "BitsStored": 16, "HighBit": 15, "WindowCenter": "32768", "WindowWidth": "65536"}
 
 
 def _dicom(frame: bytes, syntax: str, rows: int = SIDE, **more: object) -> bytes:
@@ -89,12 +90,12 @@ def _luts() -> bytes:
 
 def _rle() -> bytes:
     runs = b"\x81\0" * (SIDE * SIDE // 128)
-    return _dicom(pack("<16I", 1, 64, *[0] * 14) + runs, uid.RLELossless, WindowCenter="128", WindowWidth="256")
+    header = pack("<16I", 2, 64, 64 + len(runs), *[0] * 13)
+    return _dicom(header + runs + runs, uid.RLELossless, **_WIDE)
 
 
 def _plain() -> bytes:
-    size = {"BitsAllocated": 16, "BitsStored": 16, "HighBit": 15}
-    return _dicom(default_rng(0).bytes(2 * 3900 * 3900), uid.ExplicitVRLittleEndian, 3900, **size)
+    return _dicom(default_rng(0).bytes(2 * 3900 * 3900), uid.ExplicitVRLittleEndian, 3900, **_WIDE)
 
 
 FORMS: dict[str, Callable[[], bytes]] = {
@@ -106,7 +107,7 @@ FORMS: dict[str, Callable[[], bytes]] = {
     "2,000,000 window values": _windows,
     "NumberOfFrames 2,000,000": lambda: _dicom(b"\xff\xd8\xff\xd9", uid.JPEGBaseline8Bit, NumberOfFrames=2_000_000),
     "500,000 empty LUT items": _luts,
-    "RLE, 64 MB in 1 MB": _rle,
+    "RLE, 128 MB in 2 MB": _rle,
     "PNG, 256 MB in 0.25 MB": lambda: save(Image.new("RGBA", (SIDE, SIDE)), "png"),
     "PNG, 64 MB in 0.3 MB": lambda: save(Image.fromarray(_sparse(SIDE, 5)), "png"),
     "PNG, 4 MB in 0.02 MB": lambda: save(Image.fromarray(_sparse(2000, 2)), "png"),

@@ -6,11 +6,13 @@ Each form of `forms` is sent in a loop by as many clients as the service accepts
 import argparse
 import asyncio
 import itertools
+import multiprocessing
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,7 @@ from pneumonia.sources.phantom import draw_chest, expose
 
 HONEST, HOSTILE, SECONDS = 4, 60, 10.0  # clients, and how long they send; 64 requests may be in progress
 MEMORY, PATIENCE = 1.5, 2.0  # GB and seconds that no form may exceed
+PIECE = 2**18  # bytes that a client writes at once
 CANCELLED, PROBED = 5, 500  # every how many requests one is cancelled, and memory is noted
 
 
@@ -71,23 +74,35 @@ class Course:
 
 
 async def ask(port: int, request: bytes) -> int:
-    """Send a request on a connection of its own and return the status."""
+    """Send a request in pieces on a connection of its own and return the status."""
     async with asyncio.timeout(60), connecting(port) as (reader, writer):
-        writer.write(request)
+        for place in range(0, len(request), PIECE):
+            writer.write(request[place : place + PIECE])
+            await writer.drain()
         return await read_status(reader)
 
 
-async def attack(course: Course, server: psutil.Process, port: int, hostile: bytes, honest: bytes) -> None:
-    """Send hostile and honest requests, then stop the server while they go on."""
-    start = time.perf_counter()
+def harm(port: int, request: bytes, parent: Connection) -> None:
+    """Send a request from HOSTILE clients until this process is ended; tell the parent the statuses when it asks."""
+    answers = Counter[str]()
 
-    async def harm() -> None:
+    async def repeat() -> None:
         while True:
             try:
-                course.hostile[str(await ask(port, hostile))] += 1
+                answers[str(await ask(port, request))] += 1
             except (OSError, EOFError, ValueError):
-                course.hostile["refused midway"] += 1
+                answers["cut off"] += 1
                 await asyncio.sleep(0.05)
+
+    async def repeat_together() -> None:
+        asyncio.get_running_loop().add_reader(parent.fileno(), lambda: parent.recv() or parent.send(answers.copy()))
+        await asyncio.gather(*(repeat() for _ in range(HOSTILE)))
+
+    asyncio.run(repeat_together())
+
+
+async def attack(course: Course, server: psutil.Process, port: int, hostile: bytes, honest: bytes) -> None:
+    """Send hostile and honest requests, then stop the server while the hostile ones go on."""
 
     async def time_each(request: bytes, took: list[float], pause: float) -> None:
         while True:
@@ -100,31 +115,29 @@ async def attack(course: Course, server: psutil.Process, port: int, hostile: byt
             await asyncio.sleep(pause)
 
     async def watch() -> None:
+        start = time.perf_counter()
         while True:
             course.clock.append(time.perf_counter() - start)
             course.memory.append(measure_memory(server))
             await asyncio.sleep(0.1)
 
+    # In a process of their own, so that what the hostile clients cost is not taken for the service's delay.
+    ours, theirs = multiprocessing.get_context("spawn").Pipe()
+    clients = multiprocessing.get_context("spawn").Process(target=harm, args=(port, hostile, theirs))
+    clients.start()
     probe = f"GET /healthz HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode()
     asking = [time_each(honest, course.honest, 0.05) for _ in range(HONEST)] + [time_each(probe, course.health, 0.2)]
-    watching = [asyncio.create_task(one) for one in (*asking, watch())]
-    harming = [asyncio.create_task(harm()) for _ in range(HOSTILE)]
-    await asyncio.sleep(SECONDS)
-    await cancel(watching)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(SECONDS):
+            await asyncio.gather(*asking, watch())
+    ours.send(None)
+    course.hostile = ours.recv()
     before = time.perf_counter()
     server.terminate()
     await asyncio.to_thread(server.wait, 60)
     course.stop = time.perf_counter() - before
-    await cancel(harming)
-
-
-async def cancel(tasks: list[asyncio.Task[None]]) -> None:
-    """End tasks that never end by themselves, and raise what else ended them."""
-    for task in tasks:
-        task.cancel()
-    for outcome in await asyncio.gather(*tasks, return_exceptions=True):
-        if isinstance(outcome, Exception):
-            raise outcome
+    clients.kill()
+    clients.join()
 
 
 @contextmanager

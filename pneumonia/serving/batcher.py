@@ -42,7 +42,7 @@ class Reply:
 
 # Workers; for a file the seconds, MB on top of what a worker starts with, and pixels. Most files take milliseconds;
 # those that may take long wait for each other, and nobody waits for them.
-LANES = (2, 1, 192, 4_000_000), (1, 10, 768, float("inf"))
+LANES = (2, 1, 192, 4_000_000), (1, 10, 416, float("inf"))
 MOST_SLOW = 16  # files that wait in the last lane; more requests would take the places of all others
 TOGETHER = 2  # files of a request that wait for a worker; a request of many would hold up the others
 

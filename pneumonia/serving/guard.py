@@ -34,10 +34,11 @@ def find_route(routes: Sequence[Route], scope: Scope) -> tuple[Match, Route | No
 
 @dataclass(eq=False)
 class _Upload:
-    """A request with a body: its time, the bytes received so far, and why it ends if its time is up."""
+    """A request with a body: its time, why it ends if that is up, and its bytes as declared and as received so far."""
 
     deadline: asyncio.Timeout
     reason: str
+    declared: int
     size: int = 0
     complete: bool = False
 
@@ -67,12 +68,17 @@ class Guard:
         self.app, self.routes, self.is_ready, self.hosts, self.key = app, routes, is_ready, hosts, key.encode()
         self.max_bytes, self.max_held_bytes = max_bytes, max(max_bytes, max_held_bytes)
         self.max_in_flight, self.timeout_seconds = max_in_flight, timeout_seconds
-        self.uploads: set[_Upload] = set()
+        self.uploads: dict[_Upload, None] = {}  # in the order of their arrival
 
     @property
     def in_flight(self) -> int:
         """Return how many requests with a complete body are in progress."""
         return sum(upload.complete for upload in self.uploads)
+
+    @property
+    def held(self) -> int:
+        """Return the bytes of all bodies."""
+        return sum(upload.size for upload in self.uploads)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
@@ -87,7 +93,8 @@ class Guard:
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on and answer 503 when its time is up."""
         started, deadline = False, asyncio.timeout(self.timeout_seconds)
-        upload = _Upload(deadline, f"No answer within {self.timeout_seconds:g} seconds.")
+        reason, length = f"No answer within {self.timeout_seconds:g} seconds.", _read_length(Headers(scope=scope))
+        upload = _Upload(deadline, reason, length)
 
         async def note_start(message: Message) -> None:
             nonlocal started
@@ -105,11 +112,11 @@ class Guard:
 
     @contextmanager
     def _holding(self, upload: _Upload) -> Iterator[None]:
-        self.uploads.add(upload)
+        self.uploads[upload] = None
         try:
             yield
         finally:
-            self.uploads.discard(upload)
+            self.uploads.pop(upload, None)
 
     def _find_problem(self, scope: Scope) -> JSONResponse | None:
         headers, path = Headers(scope=scope), scope["path"]
@@ -127,19 +134,25 @@ class Guard:
             return None
         if match is Match.NONE and path.startswith(API):
             return refuse(404, "No such path; /openapi.json lists all operations.")
-        return self._find_overload(headers.get("content-length", ""))
+        return self._find_overload(_read_length(headers))
 
-    def _find_overload(self, length: str) -> JSONResponse | None:
+    def _find_overload(self, length: int) -> JSONResponse | None:
         if not self.is_ready():
             return refuse(503, "The model is not loaded yet.", {"Retry-After": "5"})
         if self.in_flight >= self.max_in_flight:
             return refuse(429, self._describe_load(), {"Retry-After": "1"})
-        if length.isdecimal() and int(length[:20]) > self.max_bytes:
+        if length > self.max_bytes:
             return refuse(413, self._describe_limit())
+        largest = max((upload.declared for upload in self.uploads), default=0)
+        if self.held + length > self.max_held_bytes and length >= largest:
+            return refuse(503, self._describe_held(), {"Retry-After": "5"})
         return None
 
     def _describe_load(self) -> str:
         return f"{self.max_in_flight} requests are in progress."
+
+    def _describe_held(self) -> str:
+        return f"The requests in progress exceed {self.max_held_bytes / 2**20:g} MiB."
 
     def _describe_limit(self) -> str:
         return f"The request body exceeds {self.max_bytes / 2**20:g} MiB."
@@ -170,6 +183,7 @@ class Guard:
             except TimeoutError:
                 raise HTTPException(408, f"No data for {STALL_SECONDS} seconds.", {"Connection": "close"}) from None
             upload.size += len(message.get("body", b""))
+            upload.declared = max(upload.declared, upload.size)
             if upload.size > self.max_bytes:
                 raise HTTPException(413, self._describe_limit())
             self._make_room()
@@ -182,13 +196,18 @@ class Guard:
         return count
 
     def _make_room(self) -> None:
-        """End the largest requests until all bodies together keep their limit."""
-        while sum(upload.size for upload in self.uploads) > self.max_held_bytes:
-            largest = max(self.uploads, key=lambda upload: upload.size)
-            self.uploads.remove(largest)
+        """End the largest requests, of equal ones the latest, until all bodies together keep their limit."""
+        while self.held > self.max_held_bytes:
+            largest = max(reversed(self.uploads), key=lambda upload: upload.declared)
+            self.uploads.pop(largest)
             if not largest.deadline.expired():
-                largest.reason = f"The requests in progress exceed {self.max_held_bytes / 2**20:g} MiB."
+                largest.reason = self._describe_held()
                 largest.deadline.reschedule(0)
+
+
+def _read_length(headers: Headers) -> int:
+    length = headers.get("content-length", "")
+    return int(length[:20]) if length.isdecimal() else 0
 
 
 def _is_limited(scope: Scope) -> bool:

@@ -123,12 +123,26 @@ def test_all_bodies_together_have_a_limit_beyond_which_the_largest_is_refused(
             wait_until(lambda: len(queued) == 1)
         else:
             connection.sendall(HEAD.replace(b"3000000", b"2000000") + PART + large)
-            wait_until(lambda: sum(upload.size for upload in find_guard(app).uploads) > 1_900_000)
+            wait_until(lambda: find_guard(app).held > 1_900_000)
         smaller = [attach(PNG + bytes(2**20)), attach(PNG)]
         others = [callers.submit(requests.post, f"{url}/v1/predict", files=form, timeout=90) for form in smaller]
         status = first.result().status_code if complete else int(connection.recv(12)[9:])  # pyright: ignore
         busy.set()
         assert (status, [other.result().status_code for other in others]) == (503, [200, 200])
+
+
+def test_a_body_beyond_the_limit_of_all_is_refused_unread_if_it_is_the_largest(build: Build):
+    with (
+        listening(app := build(max_upload_mb=2, max_held_mb=2)) as url,
+        connected(url) as first,
+        connected(url) as second,
+    ):
+        head = HEAD.replace(b"3000000", b"2000000")
+        first.sendall(head + PART + bytes(1_500_000))
+        wait_until(lambda: find_guard(app).held > 1_500_000)
+        second.sendall(head)
+        assert second.recv(12) == b"HTTP/1.1 503"
+        assert requests.post(f"{url}/v1/predict", files=attach(PNG), timeout=20).status_code == 200
 
 
 @pytest.mark.parametrize(("host", "status"), [("localhost", 200), ("127.0.0.1:8000", 200), ("[::1]:8000", 200),
