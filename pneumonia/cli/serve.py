@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import gc
 import logging
 import socket
 from contextlib import suppress
@@ -73,6 +74,7 @@ def run(**flags: str | None) -> None:
             timeout_graceful_shutdown=1,
         )  # fmt: skip
         logging.getLogger("pneumonia").info("listening on %s, port %d; Ctrl+C ends it", settings.host, settings.port)
+        gc.freeze()  # what was loaded stays; `Guard` need not look through it for what is left of requests
         with suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listener])
 

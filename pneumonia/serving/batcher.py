@@ -153,9 +153,9 @@ class Batcher:
                 try:
                     return await self._run_in(lane.threads, lane.decoders.read, content, size)
                 except LimitExceededError as error:
-                    refused = error
+                    refused = error.with_traceback(None)  # which would hold the file
                 except ImageRefusedError as error:
-                    return error
+                    return error.with_traceback(None)
                 finally:
                     lane.waiting -= 1
         return refused
