@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import ctypes
 import gc
 import hmac
 import ipaddress
@@ -21,6 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pneumonia.serving.problems import refuse
 
 logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a malformed form is the sender's business
+TRIM = getattr(ctypes.CDLL(None), "malloc_trim", lambda _: 0)  # of glibc
 API = "/v1/"
 STALL_SECONDS = 5  # without a byte of a body; the slowest line delivers some
 PROBES = ("/healthz", "/readyz")  # for whoever operates the service; they reveal nothing
@@ -69,6 +71,9 @@ class Guard:
         self.app, self.routes, self.is_ready, self.hosts, self.key = app, routes, is_ready, hosts, key.encode()
         self.max_bytes, self.max_held_bytes = max_bytes, max(max_bytes, max_held_bytes)
         self.max_in_flight, self.timeout_seconds = max_in_flight, timeout_seconds
+        self.too_many = f"{max_in_flight} requests are in progress."
+        self.too_large = f"The request body exceeds {max_bytes / 2**20:g} MiB."
+        self.too_much = f"The requests in progress exceed {self.max_held_bytes / 2**20:g} MiB."
         self.released = 0
         self.uploads: dict[_Upload, None] = {}  # in the order of their arrival
 
@@ -118,10 +123,12 @@ class Guard:
         finally:
             self.uploads.pop(upload, None)
             self.released += upload.size
-            # Errors hold bodies in circles, which Python collects when they are many, not when they are large.
+            # Errors hold bodies in circles, which Python collects when they are many, not when they are large; the C
+            # library keeps what is free.
             if self.released > self.max_held_bytes:
                 self.released = 0
                 gc.collect()
+                TRIM(0)
 
     def _find_problem(self, scope: Scope) -> JSONResponse | None:
         headers, path = Headers(scope=scope), scope["path"]
@@ -145,22 +152,13 @@ class Guard:
         if not self.is_ready():
             return refuse(503, "The model is not loaded yet.", {"Retry-After": "5"})
         if self.in_flight >= self.max_in_flight:
-            return refuse(429, self._describe_load(), {"Retry-After": "1"})
+            return refuse(429, self.too_many, {"Retry-After": "1"})
         if length > self.max_bytes:
-            return refuse(413, self._describe_limit())
+            return refuse(413, self.too_large)
         largest = max((upload.declared for upload in self.uploads), default=0)
         if self.held + length > self.max_held_bytes and length >= largest:
-            return refuse(503, self._describe_held(), {"Retry-After": "5"})
+            return refuse(503, self.too_much, {"Retry-After": "5"})
         return None
-
-    def _describe_load(self) -> str:
-        return f"{self.max_in_flight} requests are in progress."
-
-    def _describe_held(self) -> str:
-        return f"The requests in progress exceed {self.max_held_bytes / 2**20:g} MiB."
-
-    def _describe_limit(self) -> str:
-        return f"The request body exceeds {self.max_bytes / 2**20:g} MiB."
 
     def _knows(self, host: str) -> bool:
         """Return whether a host is ours. An address always is: another site can only point a name of its own at us."""
@@ -190,11 +188,11 @@ class Guard:
             upload.size += len(message.get("body", b""))
             upload.declared = max(upload.declared, upload.size)
             if upload.size > self.max_bytes:
-                raise HTTPException(413, self._describe_limit())
+                raise HTTPException(413, self.too_large)
             self._make_room()
             if not upload.complete and not message.get("more_body", False):
                 if self.in_flight >= self.max_in_flight:
-                    raise HTTPException(429, self._describe_load(), {"Retry-After": "1"})
+                    raise HTTPException(429, self.too_many, {"Retry-After": "1"})
                 upload.complete = True
             return message
 
@@ -206,7 +204,7 @@ class Guard:
             largest = max(reversed(self.uploads), key=lambda upload: upload.declared)
             self.uploads.pop(largest)
             if not largest.deadline.expired():
-                largest.reason = self._describe_held()
+                largest.reason = self.too_much
                 largest.deadline.reschedule(0)
 
 
