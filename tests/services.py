@@ -16,13 +16,14 @@ from fastapi.testclient import TestClient
 from benchmarks.servers import find_port
 from pneumonia.inference.predictor import Predictor
 
+HOST = "radiology.example.org"  # of docs/serving.md
 KEY = "geheim-0123456789"
 FILE_NAME = "Roe^Jane 2019-01-31.jpeg"
 Build = Callable[..., FastAPI]
 Serve = Callable[..., AbstractContextManager[TestClient]]
 Form = list[tuple[str, tuple[str, bytes]]]
 HEAD = (
-    b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+    b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=b\r\n"
     b"Content-Length: 3000000\r\n\r\n"
 )
 
@@ -94,9 +95,10 @@ def call_app(app: FastAPI, receive: Callable[[], Any], **headers: str) -> tuple[
     async def send(message: Any) -> None:
         sent.append(message)
 
+    given = {"host": "localhost"} | headers
     scope = {"type": "http", "method": "POST", "path": "/v1/predict", "raw_path": b"/v1/predict", "query_string": b"",
              "root_path": "", "http_version": "1.1", "scheme": "http", "client": ("127.0.0.1", 1), "state": {},
              "server": ("127.0.0.1", 80),
-             "headers": [(n.replace("_", "-").encode(), text.encode()) for n, text in headers.items()]}  # fmt: skip
+             "headers": [(n.replace("_", "-").encode(), text.encode()) for n, text in given.items()]}  # fmt: skip
     asyncio.run(app(scope, count, send))
     return sent[0]["status"], json.loads(sent[1]["body"]), taken

@@ -2,8 +2,10 @@
 
 import argparse
 import asyncio
+import gc
 import logging
 import socket
+from contextlib import suppress
 
 import h11
 import uvicorn
@@ -59,28 +61,32 @@ def run(**flags: str | None) -> None:
         InputError: a setting is invalid, the port is taken, or the model cannot be loaded.
     """
     settings = Settings.read(**flags)
-    check_address(settings.host, settings.port)
-    from pneumonia.serving.page import mount_page  # Gradio is slow to import
+    with listen(settings.host, settings.port) as listener:
+        from pneumonia.serving.page import mount_page  # Gradio is slow to import
 
-    app = create_app(settings)
-    app.state.batcher.predictor = load(settings.model)
-    mount_page(app, app.state.batcher, settings.max_upload_mb)
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("pneumonia").setLevel(logging.INFO)
-    uvicorn.run(
-        app, host=settings.host, port=settings.port, log_config=None, log_level="info", access_log=False,
-        server_header=False, ws="none", http=Protocol, timeout_graceful_shutdown=5,
-    )  # fmt: skip
+        app = create_app(settings)
+        app.state.batcher.predictor = load(settings.model)
+        mount_page(app, app.state.batcher, settings.max_upload_mb)
+        logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
+        logging.getLogger("pneumonia").setLevel(logging.INFO)
+        config = uvicorn.Config(
+            app, log_config=None, log_level="info", access_log=False, server_header=False, ws="none", http=Protocol,
+            timeout_graceful_shutdown=1,
+        )  # fmt: skip
+        logging.getLogger("pneumonia").info("listening on %s, port %d; Ctrl+C ends it", settings.host, settings.port)
+        gc.freeze()  # what was loaded stays; `Guard` need not look through it for what is left of requests
+        with suppress(KeyboardInterrupt):
+            uvicorn.Server(config).run(sockets=[listener])
 
 
-def check_address(host: str, port: int) -> None:
-    """Say that nothing can listen there before the model is loaded, which takes seconds.
+def listen(host: str, port: int) -> socket.socket:
+    """Listen before the model is loaded, which takes seconds; who connects meanwhile waits.
 
     Raises:
         InputError: the port is taken or reserved, or the host is not an address of this machine.
     """
     try:
-        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
         raise InputError(
             f"The service cannot listen on {host}, port {port}: {error.strerror}.",

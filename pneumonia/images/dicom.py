@@ -18,7 +18,7 @@ from pneumonia.core.dataset import Pixels
 from pneumonia.core.paths import find_format
 from pneumonia.images.display import show
 from pneumonia.images.jpeg import check_jpeg, check_plain_jpeg
-from pneumonia.images.refusal import MAX_PIXELS, ImageRefusedError, check_size, refuse
+from pneumonia.images.refusal import MAX_PIXELS, ImageRefusedError, check_size, check_work, refuse
 
 logging.getLogger("pydicom").propagate = False  # it logs its warnings too, with values of the file
 
@@ -158,6 +158,8 @@ def _decode(image: Dataset, syntax: uid.UID) -> npt.NDArray[np.integer]:
     if name == "pylibjpeg":  # allocates what the JPEG asks for, whatever the DICOM header says
         frame = get_frame(image.PixelData, 0, number_of_frames=1)
         check_plain_jpeg(frame, image.Columns, image.Rows, image.get("SamplesPerPixel", 1))
+    if syntax in (uid.JPEG2000, uid.JPEG2000Lossless):
+        check_work(8 * image.Rows * image.Columns)  # its wavelets take so much longer
     if syntax == uid.JPEGBaseline8Bit:
         check_jpeg(get_frame(image.PixelData, 0, number_of_frames=1))
     return decoder.as_array(image, index=0, decoding_plugin=name)[0]

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from pneumonia.images.refusal import MAX_PIXELS, refuse
+from pneumonia.images.refusal import MAX_PIXELS, check_work, refuse
 
 MAX_SCANS, MAX_SEGMENTS = 100, 1000  # a progressive JPEG has about ten scans, and a file with metadata fifty segments
 END, SCAN, PRESETS = 0xD9, 0xDA, 0xF8
@@ -38,6 +38,7 @@ def check_jpeg(stream: bytes, max_scans: int = MAX_SCANS) -> bytes:
             exif += content[6:]
         if number >= MAX_SEGMENTS or scans > max_scans or scans * pixels > 10 * MAX_PIXELS:
             refuse(f"too many JPEG scans or segments: at most {max_scans} and {MAX_SEGMENTS}, fewer in large images")
+    check_work(scans * pixels / 4)  # a scan of a progressive image adds part of its detail
     return exif
 
 

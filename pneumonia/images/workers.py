@@ -14,15 +14,12 @@ from queue import SimpleQueue
 from typing import Any
 
 from pneumonia.core.dataset import Pixels
+from pneumonia.images import refusal
 from pneumonia.images.decode import ImageInfo, describe_image, digest_pixels, read_image
-from pneumonia.images.refusal import ImageRefusedError
+from pneumonia.images.refusal import ImageRefusedError, LimitExceededError
 
 ROOT = Path(__file__).parents[2]
 STATM = Path("/proc/self/statm")  # Linux
-
-
-class LimitExceededError(ImageRefusedError):
-    """A file that takes more time or memory than it may."""
 
 
 class Decoders:
@@ -34,15 +31,18 @@ class Decoders:
         workers: number of processes.
         seconds: that a file may take.
         megabytes: of memory that a process may take on top of what it starts with; unlimited where there is no /proc.
+        pixels: work that a process may begin, see `refusal.check_work`.
 
     Attributes:
         replaced: processes that ended and were replaced.
     """
 
-    def __init__(self, workers: int, seconds: float = 10, megabytes: int = 1024) -> None:
+    def __init__(
+        self, workers: int, seconds: float = 10, megabytes: float = 1024, pixels: float = float("inf")
+    ) -> None:
         self.seconds, self.megabytes = seconds, megabytes
         self.replaced, self._closed = 0, False
-        self._workers = [_Worker(seconds, megabytes) for _ in range(workers)]
+        self._workers = [_Worker(seconds, megabytes, pixels) for _ in range(workers)]
         self._idle: SimpleQueue[_Worker] = SimpleQueue()
         for worker in self._workers:
             self._idle.put(worker)
@@ -57,7 +57,7 @@ class Decoders:
         """Decode a file as `decode.read_image` does.
 
         Raises:
-            LimitExceededError: the file takes too much time or memory.
+            LimitExceededError: the file takes too much time, memory or work.
             ImageRefusedError: as in `decode.read_image`.
         """
         return self._ask(read_image, content, size)
@@ -123,7 +123,8 @@ class _Worker:
         return self.process.wait()
 
 
-def _work(pipe: Connection, seconds: float, megabytes: int) -> None:
+def _work(pipe: Connection, seconds: float, megabytes: int, pixels: float) -> None:
+    refusal.max_work = pixels
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches every process; this one ends with its parent
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     import pneumonia.images.dicom  # noqa: F401  # now, and not within a file's time and memory
@@ -152,8 +153,8 @@ def _try(function: Any, *arguments: Any) -> Any:
         reason: BaseException | None = error
         while reason and not isinstance(reason, MemoryError):
             reason = reason.__context__
-        return MemoryError() if reason else ImageRefusedError(str(error))
+        return MemoryError() if reason else type(error)(str(error))
 
 
 if __name__ == "__main__":
-    _work(Connection(int(sys.argv[1])), float(sys.argv[2]), int(sys.argv[3]))
+    _work(Connection(int(sys.argv[1])), float(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]))

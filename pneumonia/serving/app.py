@@ -29,6 +29,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = FastAPI(
         title="Pneumonia classifier", version="1", lifespan=run, redirect_slashes=False, docs_url=None, redoc_url=None,
+        servers=[{"url": "."}],  # relative to openapi.json, wherever a proxy mounts it
         description="Scores paediatric chest radiographs for pneumonia. Not a medical device.",
         exception_handlers={HTTPException: refuse_http, RequestValidationError: refuse_values},
     )  # fmt: skip
@@ -36,9 +37,9 @@ def create_app(settings: Settings) -> FastAPI:
     add_routes(app, batcher, metrics, settings.max_files, secured=bool(key))
     routes = [route for route in app.routes if isinstance(route, Route)]
     app.add_middleware(
-        Guard, routes=routes, is_ready=lambda: batcher.predictor is not None, key=key,
-        max_bytes=settings.max_upload_mb * 2**20, max_in_flight=settings.max_in_flight,
-        timeout_seconds=settings.timeout_seconds,
+        Guard, routes=routes, is_ready=lambda: batcher.predictor is not None, hosts=settings.known_hosts, key=key,
+        max_bytes=settings.max_upload_mb * 2**20, max_held_bytes=settings.max_held_mb * 2**20,
+        max_in_flight=settings.max_in_flight, timeout_seconds=settings.timeout_seconds,
     )  # fmt: skip
     app.add_middleware(Observer, routes=routes, metrics=metrics)
     return app

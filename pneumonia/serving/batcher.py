@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
+from starlette.exceptions import HTTPException
 
 from pneumonia.core.dataset import Pixels
-from pneumonia.images.refusal import ImageRefusedError
-from pneumonia.images.workers import Decoders, LimitExceededError
+from pneumonia.images.refusal import ImageRefusedError, LimitExceededError
+from pneumonia.images.workers import Decoders
 from pneumonia.inference.heatmaps import Maps
 from pneumonia.inference.predictor import Answer, Predictor
 from pneumonia.inference.scores import BATCH_SIZE
@@ -39,16 +40,19 @@ class Reply:
     heatmaps: list[Maps | None]
 
 
-# Workers, seconds for a file, and MB on top of what a worker starts with. Most files take milliseconds; those that
-# take long wait for each other, and for nobody else.
-LANES = (2, 1, 192), (1, 10, 768)
+# Workers; for a file the seconds, MB on top of what a worker starts with, and pixels. Most files take milliseconds;
+# those that may take long wait for each other, and nobody waits for them.
+LANES = (2, 1, 192, 4_000_000), (1, 10, 416, float("inf"))
+MOST_SLOW = 16  # files that wait in the last lane; more requests would take the places of all others
+TOGETHER = 2  # files of a request that wait for a worker; a request of many would hold up the others
 
 
 class _Lane:
     """Decoders and the threads that wait for them."""
 
-    def __init__(self, workers: int, seconds: float, megabytes: int) -> None:
-        self.decoders, self.threads = Decoders(workers, seconds, megabytes), ThreadPoolExecutor(workers, "decode")
+    def __init__(self, workers: int, *limits: float) -> None:
+        self.decoders, self.threads = Decoders(workers, *limits), ThreadPoolExecutor(workers, "decode")
+        self.waiting = 0
 
     def close(self) -> None:
         self.threads.shutdown(wait=False, cancel_futures=True)
@@ -120,10 +124,14 @@ class Batcher:
         Args:
             contents: bytes of image files; anything else is refused in its place.
             explain: add a heat map per image.
+
+        Raises:
+            HTTPException: 503, too many images that take long are waiting.
         """
         predictor = self.predictor
         assert predictor, "Batcher.predict was called outside Batcher.running"
-        decoded = await asyncio.gather(*(self._decode(each, predictor.point.image_size) for each in contents))
+        turn = asyncio.Semaphore(TOGETHER)
+        decoded = await asyncio.gather(*(self._decode(each, predictor.point.image_size, turn) for each in contents))
         images = [image for image in decoded if isinstance(image, np.ndarray)]
         answers = iter(await asyncio.gather(*(self._enqueue(predictor, image) for image in images)))
         maps = iter(await self._run_in(self._model, predictor.explain, np.stack(images)) if explain and images else [])
@@ -134,16 +142,22 @@ class Batcher:
             [next(maps, None) if isinstance(image, np.ndarray) else None for image in decoded],
         )
 
-    async def _decode(self, content: bytes, size: int) -> Pixels | ImageRefusedError:
+    async def _decode(self, content: bytes, size: int, turn: asyncio.Semaphore) -> Pixels | ImageRefusedError:
         """Decode a file in the first lane whose limits it keeps, or return why none of them can."""
         refused = ImageRefusedError()
-        for lane in self._lanes:
-            try:
-                return await self._run_in(lane.threads, lane.decoders.read, content, size)
-            except LimitExceededError as error:
-                refused = error
-            except ImageRefusedError as error:
-                return error
+        async with turn:
+            for lane in self._lanes:
+                if lane is self._lanes[-1] and lane.waiting >= MOST_SLOW:
+                    raise HTTPException(503, "Too many large images wait already; try again.", {"Retry-After": "5"})
+                lane.waiting += 1
+                try:
+                    return await self._run_in(lane.threads, lane.decoders.read, content, size)
+                except LimitExceededError as error:
+                    refused = error.with_traceback(None)  # which would hold the file
+                except ImageRefusedError as error:
+                    return error.with_traceback(None)
+                finally:
+                    lane.waiting -= 1
         return refused
 
     def _enqueue(self, predictor: Predictor, image: Pixels) -> asyncio.Future[Answer]:

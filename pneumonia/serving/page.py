@@ -1,8 +1,9 @@
 """The page: score a radiograph in the browser and show where the model looks. It loads and stores nothing."""
 
 import asyncio
+import json
 import re
-from base64 import b64decode, b64encode
+from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Any
 import gradio as gr
 import numpy as np
 import numpy.typing as npt
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
+from httpx import ASGITransport, AsyncClient
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib import colormaps
 from numpy.random import default_rng
@@ -21,11 +23,13 @@ from starlette.routing import Mount
 from pneumonia.inference.predictor import Answer, Predictor
 from pneumonia.serving.batcher import Batcher, Reply
 from pneumonia.serving.gate import Gate
+from pneumonia.serving.uploads import read_files
 from pneumonia.sources.phantom import draw_chest, expose
 
 TITLE = "Pneumonia on paediatric chest radiographs"
 EXAMPLES = {"normal": (5, ""), "bacterial": (3, "bacteria"), "viral": (9, "virus"), "viral, mild": (10, "virus")}
 OPACITY = 0.6  # of a heat map, as in `heatmaps.overlay`
+ROOT = "http://page"  # the address of the page while it is built
 TEMPLATES = Path(__file__).with_name("templates")
 ENVIRONMENT = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
 
@@ -33,57 +37,64 @@ ENVIRONMENT = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, u
 def mount_page(app: FastAPI, batcher: Batcher, max_upload_mb: int) -> FastAPI:
     """Mount the page at /, behind the routes that `app` has already; `batcher` has to run while `app` does."""
 
-    async def mount() -> None:
-        gr.mount_gradio_app(
-            app, build_page(batcher, max_upload_mb), "/", footer_links=[], run_history=False, show_error=False,
-            ssr_mode=False, mcp_server=False, enable_monitoring=False, pwa=False, css=read("page.css"),
-            theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-        )  # fmt: skip
+    @app.post("/page/answer", include_in_schema=False)
+    async def answer(request: Request) -> list[str]:
+        content = await read_files(request, 1)
+        request.state.images = 1
+        reply = await batcher.predict(content, explain=True)
+        return [await asyncio.to_thread(render_answer, reply), *render_model(reply.predictor)]
 
-    with ThreadPoolExecutor(1) as thread:  # with an event loop of its own: without one Gradio leaves several open
-        thread.submit(asyncio.run, mount()).result()
-    mounted = app.routes[-1]
-    assert isinstance(mounted, Mount)
-    mounted.app = Gate(mounted.app, max_upload_mb * 2**20 * 4 // 3 + 2**16)  # base64, and the JSON around it
-    return app
-
-
-def build_page(batcher: Batcher, max_upload_mb: int) -> gr.Blocks:
-    """Return the page. Its functions run on the app's event loop, which is also the batcher's."""
-
-    async def answer(event: gr.EventData) -> list[Any]:
-        if event.content is None:
-            return [render("answer.html", refused=f"more than {max_upload_mb} MB"), gr.skip(), gr.skip()]
-        reply = await batcher.predict([b64decode(event.content)], explain=True)
-        return [render_answer(reply), *render_model(reply.predictor)]
-
+    @app.get("/page/model", include_in_schema=False)
     async def introduce() -> list[str]:
         assert batcher.predictor, "the batcher is not running"
         return render_model(batcher.predictor)
 
+    async def mount() -> str:
+        gr.mount_gradio_app(
+            app, build_page(max_upload_mb), "/", footer_links=[], run_history=False, show_error=False,
+            ssr_mode=False, mcp_server=False, enable_monitoring=False, pwa=False, css=read("page.css"),
+            theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+            root_path=ROOT,
+        )  # fmt: skip
+        async with AsyncClient(transport=ASGITransport(find_mounted(app).app), base_url=ROOT) as client:
+            return (await client.get("/")).text
+
+    with ThreadPoolExecutor(1) as thread:  # with an event loop of its own: without one Gradio leaves several open
+        page = thread.submit(asyncio.run, mount()).result()
+    # The page finds its files beside itself, wherever a proxy mounts it.
+    page = page.replace(json.dumps(ROOT), 'new URL(".", location).href.slice(0, -1)')
+    mounted = find_mounted(app)
+    mounted.app = Gate(mounted.app, re.sub('<link rel="manifest".*?>', '<link rel="icon" href="favicon.ico">', page))
+    return app
+
+
+def find_mounted(app: FastAPI) -> Mount:
+    """Return what is mounted last."""
+    mounted = app.routes[-1]
+    assert isinstance(mounted, Mount)
+    return mounted
+
+
+def build_page(max_upload_mb: int) -> gr.Blocks:
+    """Return the page. It calls no function of the server: its scripts ask the routes of `mount_page`."""
     script = read("page.js")
     with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
         heading = gr.HTML()
         with gr.Row():
             with gr.Column(min_width=280):
                 chooser = gr.HTML(
-                    render("chooser.html", max_upload_mb=max_upload_mb), js_on_load=script,
-                    max_bytes=max_upload_mb * 2**20,
-                )  # fmt: skip
+                    render("chooser.html", max_upload_mb=max_upload_mb), js_on_load=script, max_mb=max_upload_mb
+                )
             with gr.Column(min_width=280):
                 examples = gr.HTML(render_examples(), js_on_load=script, apply_default_css=False)
         result = gr.HTML(js_on_load=script)
         with gr.Accordion("Model card", open=False):
             card = gr.Markdown(elem_classes="card")
-        answered = gr.on(
-            [chooser.upload, examples.upload], answer, None, [result, heading, card], api_visibility="private",
-            show_progress_on=result, trigger_mode="multiple",
-        )  # fmt: skip
-        for ended in (answered.success, answered.failure):
-            ended(None, js="() => window.proceed()")
-        page.load(introduce, None, [heading, card], api_visibility="private", show_progress="hidden")
-    page.state_session_capacity = 1  # else Gradio keeps the answers of the last 10,000 sessions in memory
-    return page.queue(max_size=64, default_concurrency_limit=8)
+        chosen = [chooser.upload, examples.upload]
+        gr.on(chosen, None, None, result, js="() => '<p role=status>Looking at it ...</p>'")
+        gr.on(chosen, None, None, [result, heading, card], js="() => window.answer", trigger_mode="multiple")
+        page.load(None, None, [heading, card], js="() => fetch('page/model').then(answer => answer.json())")
+    return page
 
 
 def read(name: str) -> str:

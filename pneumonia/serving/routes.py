@@ -40,7 +40,7 @@ def add_routes(app: FastAPI, batcher: Batcher, metrics: Metrics, max_files: int,
         responses=document(*unknown, 413, 415, 422, 429, 503), openapi_extra=document_form(max_files),
     )  # fmt: skip
     async def predict(request: Request, heatmap: bool = False) -> Any:
-        """Score JPEG, PNG and DICOM images: curl -F files=@a.jpeg -F files=@b.dcm http://127.0.0.1:8000/v1/predict.
+        """Score images (DICOM, JPEG, PNG, TIFF, WebP, BMP): curl -F files=@a.jpeg http://127.0.0.1:8000/v1/predict.
 
         A file that is not a usable image gets an error in its place; if no file is usable, the status is 422.
         """

@@ -8,6 +8,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from pneumonia.core.errors import InputError
 
 PREFIX = "PNEUMONIA_"
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 class Settings(BaseSettings):
@@ -17,10 +18,12 @@ class Settings(BaseSettings):
         model: champion, challenger, the number of a version, or the path of a .keras file.
         host: address to listen on; 0.0.0.0 for all.
         port: TCP port to listen on.
+        hosts: names by which browsers and proxies call the service, separated by commas, with * for any part.
         reload_seconds: between two checks for a new champion.
         max_upload_mb: largest request body, in MiB.
         max_files: most files per request.
-        max_in_flight: most concurrent requests; their uploads are held in memory.
+        max_in_flight: most requests in progress.
+        max_held_mb: largest sum of the bodies of all requests, which are held in memory, in MiB.
         timeout_seconds: from the headers of a request, over its upload, to the end of its answer.
         api_key: required from callers, printable ASCII; empty for none.
     """
@@ -32,12 +35,20 @@ class Settings(BaseSettings):
     model: Annotated[str, Field(min_length=1)] = "champion"
     host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    hosts: Annotated[str, Field(pattern=r"^[!-~]*$")] = ""
     reload_seconds: Annotated[float, Field(ge=0.1, le=86400)] = 30
     max_upload_mb: Annotated[int, Field(ge=1, le=1024)] = 32
     max_files: Annotated[int, Field(ge=1, le=64)] = 16
     max_in_flight: Annotated[int, Field(ge=1, le=1024)] = 64
+    max_held_mb: Annotated[int, Field(ge=1, le=65536)] = 64
     timeout_seconds: Annotated[float, Field(ge=0.1, le=3600)] = 30
     api_key: Secret[Annotated[str, Field(pattern=r"^[!-~]*$", max_length=256)]] = Secret("")
+
+    @property
+    def known_hosts(self) -> list[str]:
+        """Return the names that requests may give. By default no name leads to an address of this machine only."""
+        default = "" if self.host in LOOPBACK else "*"
+        return (self.hosts or default).lower().split(",")
 
     @classmethod
     def read(cls, **flags: str | None) -> Self:

@@ -20,8 +20,8 @@ from projects import ROOT
 from pydicom import uid
 
 from pneumonia.images.decode import describe_image, digest_pixels, read_image
-from pneumonia.images.refusal import ImageRefusedError
-from pneumonia.images.workers import Decoders, LimitExceededError
+from pneumonia.images.refusal import ImageRefusedError, LimitExceededError
+from pneumonia.images.workers import Decoders
 
 NOISE = default_rng(0).integers(0, 256, (90, 70), dtype=np.uint8)
 FILES = {"jpeg": encode_pillow(NOISE, "jpeg"), "png": encode_pillow(NOISE, "png"), "dicom": encode(NOISE)}
@@ -64,6 +64,15 @@ def test_a_file_that_takes_too_long_is_refused():
         with pytest.raises(LimitExceededError, match=r"^takes more than 0.01 seconds to decode$"):
             decoders.describe(SLOW)
         assert decoders.replaced == 1
+
+
+def test_an_image_of_more_work_than_a_process_may_begin_is_left_to_another():
+    with closing(Decoders(1, pixels=6000)) as decoders:
+        with pytest.raises(LimitExceededError, match=r"^takes as much work as 6,300 pixels$"):
+            decoders.read(FILES["png"], 32)
+        with pytest.raises(LimitExceededError, match="as much work as 9,450 pixels"):  # in six scans
+            decoders.read(encode_pillow(NOISE, "jpeg", progressive=True), 32)
+        assert decoders.read(FILES["jpeg"], 32).shape == (32, 32) and decoders.replaced == 0
 
 
 def test_others_are_read_while_a_decoder_hangs_and_by_its_successor():

@@ -18,6 +18,7 @@ WHY_NOT = {
     r"make retrain": "trains for minutes; tests/pipeline/test_workflows.py runs it",
     r"make test": "runs this test",
     r"benchmarks\.engines": "needs packages that the project does not",
+    r"benchmarks\.hostile": "attacks a service for minutes; tests/serving/test_guard.py tests the limits",
     r"make (ui|serve)|curl": "serves until it is stopped; tests/cli/test_serve.py and tests/tracking/test_server.py do",
     r"serving\.md: (export|mlflow|echo)": "serves until it is stopped; tests/registry/test_mlflow_model.py does",
     r"server\.md: (export|mkdir|initdb|pg_|mlflow|  |make repro|cp)": "PostgreSQL: tests/tracking/test_server.py",
@@ -37,7 +38,7 @@ def list_commands() -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     for page in PAGES:
         for kind, block in re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
-            assert kind in ("sh", "python", "json", ""), f"{page.name} has a block of {kind}"
+            assert kind in ("sh", "python", "json", "nginx", ""), f"{page.name} has a block of {kind}"
             lines = block.replace("\\\n", "").splitlines() if kind == "sh" else [block] if kind == "python" else []
             found += [(page.name, line) for line in lines]
     return found

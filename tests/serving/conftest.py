@@ -1,4 +1,4 @@
-"""Fixtures: a store with two versions that disagree, and apps that serve the first."""
+"""Fixtures: a store with two versions that disagree, apps that serve the first, and a browser for the page."""
 
 import json
 import shutil
@@ -11,14 +11,20 @@ import mlflow
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
-from services import Build, Serve
+from pages import MAX_UPLOAD_MB, visiting
+from playwright.sync_api import BrowserContext, Page, sync_playwright
+from proxies import proxying
+from services import HOST, Build, Serve, listening
 from stores import working_in
 
+from pneumonia.images.workers import Decoders
 from pneumonia.inference.predictor import Predictor
 from pneumonia.registry.load import load_predictor
 from pneumonia.registry.verify import digest_files
 from pneumonia.registry.versions import MODEL_NAME, download_version, get_version
+from pneumonia.serving import batcher as batching
 from pneumonia.serving.app import create_app
+from pneumonia.serving.page import mount_page
 from pneumonia.serving.settings import Settings
 
 
@@ -48,6 +54,23 @@ def predictors(registry: Path) -> dict[str, Predictor]:
     return predictors
 
 
+class Shared(Decoders):
+    """Decoders that outlive the app that closes them."""
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture(scope="session", autouse=True)
+def decoders() -> Iterator[None]:
+    """Let all apps decode in the same processes, which take seconds to start."""
+    shared = Shared(2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batching, "Decoders", lambda *limits: shared)
+        yield
+    Decoders.close(shared)
+
+
 @pytest.fixture(scope="module")
 def project(registry: Path) -> Iterator[Path]:
     """Work in the project of `registry`."""
@@ -60,7 +83,7 @@ def build(project: Path, predictors: dict[str, Predictor]) -> Build:
     """Return a function that builds an app around the champion, which is loaded once."""
 
     def build(**settings: Any) -> Any:
-        app = create_app(Settings.model_validate({"reload_seconds": 86400} | settings))
+        app = create_app(Settings.model_validate({"reload_seconds": 86400, "hosts": "testserver"} | settings))
         app.state.batcher.predictor = predictors["1"]
         return app
 
@@ -113,3 +136,42 @@ def promote() -> Iterator[Callable[[str], None]]:
 
     yield promote
     promote("1")
+
+
+@pytest.fixture(scope="session")
+def site(predictors: dict[str, Predictor]) -> Iterator[str]:
+    """Return the address of a service with its page."""
+    app = create_app(Settings(reload_seconds=86400, max_upload_mb=MAX_UPLOAD_MB, hosts=HOST))
+    app.state.batcher.predictor = predictors["1"]
+    with listening(mount_page(app, app.state.batcher, MAX_UPLOAD_MB)) as url:
+        yield f"{url}/"
+
+
+@pytest.fixture(scope="session")
+def proxy(site: str) -> Iterator[str]:
+    """Return the address of the same service behind a proxy that mounts it below a path."""
+    with proxying(site, HOST) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[BrowserContext]:
+    """Return a browser with one cache, so that Gradio's files are loaded once."""
+    chromium = shutil.which("chromium")
+    if not chromium:
+        pytest.fail("The page is tested in a browser: install Debian's with `apt-get install chromium`.", pytrace=False)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        yield browser.new_context()
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: BrowserContext, site: str) -> Iterator[Page]:
+    with visiting(browser, site) as page:
+        yield page
+
+
+@pytest.fixture(scope="session")
+def predictor(predictors: dict[str, Predictor]) -> Predictor:
+    return predictors["1"]

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,9 +12,12 @@ from typing import Any
 import pytest
 import requests
 from fastapi.testclient import TestClient
+from pictures import encode
+from PIL import Image
 from services import Build, Serve, attach, listening, post, predict, wait_until
-from uploads import JPEGS, PNG
+from uploads import IMAGES, JPEGS, PNG
 
+from pneumonia.images.workers import Decoders
 from pneumonia.inference.predictor import Predictor
 from pneumonia.serving import batcher as batching
 from pneumonia.serving.app import create_app
@@ -41,8 +45,27 @@ def test_images_of_concurrent_requests_share_a_batch_and_each_gets_its_own_answe
     assert app.state.batcher.batches == 2
 
 
+def test_large_images_wait_for_each_other_and_nobody_waits_for_them(build: Build, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(batching, "Decoders", Decoders)
+    monkeypatch.setattr(batching, "LANES", ((1, 10, 192, 1000), (1, 1, 192, float("inf"))))
+    monkeypatch.setattr(batching, "MOST_SLOW", 2)
+    small, app = encode(Image.fromarray(IMAGES[0]).resize((30, 30))), build()
+
+    def call(content: bytes) -> int:
+        return requests.post(f"{url}/v1/predict", files=attach(content), timeout=90).status_code
+
+    with listening(app) as url, ThreadPoolExecutor(3) as callers:
+        lane = app.state.batcher._lanes[1]
+        slow = callers.submit(lane.decoders._ask, time.sleep, 60)
+        large = [callers.submit(call, PNG) for _ in range(2)]
+        wait_until(lambda: lane.waiting == 2)
+        assert (call(PNG), call(small)) == (503, 200)
+        assert not slow.done()
+        assert [one.result() for one in large] == [200, 200]
+
+
 def test_an_app_loads_its_model_at_startup(project: Path):
-    with TestClient(create_app(Settings(model="2"))) as client:
+    with TestClient(create_app(Settings(model="2")), base_url="http://localhost") as client:
         assert client.get("/v1/model").json()["version"] == "2"
 
 
@@ -99,7 +122,7 @@ def count_loads(name: str, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[
     async def run() -> None:
         async with Batcher(name, reload_seconds=0.01).running() as batcher:
             meanwhile()
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(0.2)
             assert batcher.reloads == len(loads) - 1
 
     asyncio.run(run())

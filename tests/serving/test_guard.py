@@ -4,6 +4,7 @@ import base64
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -17,9 +18,16 @@ from uploads import MULTIPART, PART, PNG
 
 from pneumonia.cli import serve as serve_command
 from pneumonia.serving import guard
-from pneumonia.serving.gate import Gate
+from pneumonia.serving.app import create_app
+from pneumonia.serving.guard import Guard
+from pneumonia.serving.settings import Settings
 
-HALF = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"  # of a request
+
+def find_guard(app: Any) -> Guard:
+    layer = app.middleware_stack
+    while not isinstance(layer, Guard):
+        layer = layer.app
+    return layer
 
 
 def test_a_body_that_declares_itself_too_large_is_refused_unread(build: Build):
@@ -87,28 +95,72 @@ def test_an_upload_that_never_ends_is_abandoned(build: Build):
         assert connection.recv(100).startswith(b"HTTP/1.1 503 ")
 
 
-@pytest.mark.parametrize("path", [b"/v1/predict", b"/gradio_api/queue/join"])
-def test_an_upload_that_stalls_makes_room_for_others(build: Build, path: bytes, monkeypatch: pytest.MonkeyPatch):
+def test_an_upload_that_stalls_is_ended(build: Build, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(guard, "STALL_SECONDS", 0.2)
-    app = build(max_in_flight=1)
-    app.mount("/", Gate(PlainTextResponse("page"), 10**7))
-    with listening(app) as url, connected(url) as connection:
-        connection.sendall(HEAD.replace(b"/v1/predict", path) + PART)
+    with listening(build()) as url, connected(url) as connection:
+        connection.sendall(HEAD + PART)
         assert connection.recv(100).startswith(b"HTTP/1.1 408 ")
-        assert requests.post(f"{url}/v1/predict", files=attach(PNG), timeout=90).status_code == 200
 
 
-def test_what_the_page_posts_is_not_parsed_if_it_is_nested(build: Build):
-    app = build()
-    app.mount("/", Gate(PlainTextResponse("page"), 10**7))
-    client = TestClient(app)
-    assert client.post("/gradio_api/queue/join", content=b"[" * 10**6).status_code == 422
-    answer = client.post("/gradio_api/queue/join", content=b'{"data": []}')
-    assert answer.text == "page" and "frame-ancestors 'none'" in answer.headers["Content-Security-Policy"]
+def test_uploads_that_wait_for_their_sender_take_no_place_from_others(build: Build):
+    with listening(build(max_in_flight=2)) as url, ExitStack() as stack:
+        for _ in range(8):
+            stack.enter_context(connected(url)).sendall(HEAD + PART)
+        for _ in range(4):
+            assert requests.post(f"{url}/v1/predict", files=attach(PNG), timeout=20).status_code == 200
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_all_bodies_together_have_a_limit_beyond_which_the_largest_is_refused(
+    build: Build, busy: threading.Event, count_queued: Callable[[Any], list[Any]], complete: bool
+):
+    app = build(max_upload_mb=2, max_held_mb=2)
+    queued = count_queued(app)
+    large = PNG + bytes(2**20 * 19 // 10)  # decoders ignore what follows the image
+    with listening(app) as url, ThreadPoolExecutor(3) as callers, connected(url) as connection:
+        if complete:
+            first = callers.submit(requests.post, f"{url}/v1/predict", files=attach(large), timeout=90)
+            wait_until(lambda: len(queued) == 1)
+        else:
+            connection.sendall(HEAD.replace(b"3000000", b"2000000") + PART + large)
+            wait_until(lambda: find_guard(app).held > 1_900_000)
+        smaller = [attach(PNG + bytes(2**20)), attach(PNG)]
+        others = [callers.submit(requests.post, f"{url}/v1/predict", files=form, timeout=90) for form in smaller]
+        status = first.result().status_code if complete else int(connection.recv(12)[9:])  # pyright: ignore
+        busy.set()
+        assert (status, [other.result().status_code for other in others]) == (503, [200, 200])
+
+
+def test_a_body_beyond_the_limit_of_all_is_refused_unread_if_it_is_the_largest(build: Build):
+    with (
+        listening(app := build(max_upload_mb=2, max_held_mb=2)) as url,
+        connected(url) as first,
+        connected(url) as second,
+    ):
+        head = HEAD.replace(b"3000000", b"2000000")
+        first.sendall(head + PART + bytes(1_500_000))
+        wait_until(lambda: find_guard(app).held > 1_500_000)
+        second.sendall(head)
+        assert second.recv(12) == b"HTTP/1.1 503"
+        assert requests.post(f"{url}/v1/predict", files=attach(PNG), timeout=20).status_code == 200
+
+
+@pytest.mark.parametrize(("host", "status"), [("localhost", 200), ("127.0.0.1:8000", 200), ("[::1]:8000", 200),
+    ("10.0.0.9", 200), ("a.example.org", 200), ("A.EXAMPLE.ORG:443", 200), ("example.org", 400), ("evil.test", 400),
+    ("localhost.evil.test", 400), ("", 400)])  # fmt: skip
+def test_only_known_names_of_the_service_are_answered(build: Build, host: str, status: int):
+    client = TestClient(build(hosts="b.test,*.example.org"))
+    assert client.get("/healthz", headers={"Host": host}).status_code == status
+
+
+@pytest.mark.parametrize(("listens", "status"), [("127.0.0.1", 400), ("::1", 400), ("0.0.0.0", 200)])
+def test_a_service_for_this_machine_only_is_called_by_no_other_name_unless_told(listens: str, status: int):
+    client = TestClient(create_app(Settings(host=listens)), base_url="http://evil.test")
+    assert client.get("/healthz").status_code == status
 
 
 @pytest.mark.parametrize(
-    "sent", [b"", b"GET / HTTP/1.1\r\nHost: x\r\n", b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nGET"]
+    "sent", [b"", b"GET / HTTP/1.1\r\nHost: localhost\r\n", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nGET"]
 )
 def test_a_connection_without_complete_headers_is_closed(build: Build, sent: bytes, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(serve_command, "HEADER_SECONDS", 0.3)

@@ -93,7 +93,7 @@ def test_of_a_model_file_only_the_name_is_shown(project: Path, serve: Serve, pre
 
 
 def test_an_app_without_a_model_is_alive_but_not_ready():
-    client = TestClient(create_app(Settings()))  # without startup
+    client = TestClient(create_app(Settings()), base_url="http://localhost")  # without startup
     assert client.get("/healthz").status_code == 200
     for response in (client.get("/readyz"), client.get("/v1/model"), client.post("/v1/predict", files=attach(PNG))):
         check_problem(response, 503, "not loaded")
