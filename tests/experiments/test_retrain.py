@@ -273,7 +273,7 @@ def test_an_interrupted_retraining_says_so_leaves_nothing_half_done_and_resumes(
     before, summary = read_git(finished), finished / "reports" / "retraining" / "summary.md"
     interrupted = subprocess.Popen(
         ["python", "-m", "pneumonia", "retrain", "--base", "nowhere"], cwd=finished, env=clean_environment(),
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, process_group=0,
     )  # fmt: skip
     wait_for(finished, ".cache/training/train-*/history.json")
     assert "It was killed, or is still running." in summary.read_text()

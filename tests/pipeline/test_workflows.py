@@ -14,8 +14,8 @@ JOBS = yaml.safe_load((ROOT / ".github" / "workflows" / "retrain.yml").read_text
 JOB = JOBS["retrain"]
 GATES = NO_GATES | {"min_roc_auc": 0.6, "min_sensitivity": 0.1}
 SEEING = {  # the tiny backbone sees nothing whatever its training
-    "data": {"images": 300}, "model": {"backbone": "efficientnet_lite0", "weights": "imagenet", "image_size": 96},
-    "train": {"epochs": 10, "learning_rate": 3e-3}, "finetune": {"epochs": 1}, "register": {"gates": GATES},
+    "data": {"images": 200}, "model": {"backbone": "efficientnet_lite0", "weights": "imagenet", "image_size": 80},
+    "train": {"epochs": 8, "learning_rate": 3e-3}, "finetune": {"epochs": 1}, "register": {"gates": GATES},
 }  # fmt: skip
 BLIND = {"model": TINY["model"], "train": {"learning_rate": 1e-6, "epochs": 1}, "finetune": {"learning_rate": 1e-7}}
 NOWHERE = "0" * 40  # what GitHub calls the commit before the first
