@@ -7,12 +7,14 @@ import sys
 from importlib import import_module
 
 from pneumonia.core.errors import InputError
+from pneumonia.core.stage import explain_full_disk
 from pneumonia.tracking.connection import reaching
 
 # Each is a module beside this one with `add_arguments` and `run`.
 COMMANDS = {
     "status": "print the test metrics and the registered versions",
     "compare": "run recipes as experiments and set them side by side",
+    "crossval": "cross-validate recipes over folds and seeds",
     "predict": "score images; not a medical device",
     "serve": "answer over HTTP: API and page",
     "retrain": "run the pipeline and compare its model with another commit's",
@@ -48,3 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
         for stream in (1, 2):  # Python would write what is left as it exits
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
         raise SystemExit(128 + signal.SIGPIPE) from None
+    except OSError as error:
+        if not (full := explain_full_disk(error)):
+            raise
+        raise SystemExit(str(full)) from error

@@ -45,13 +45,13 @@ def run_stage(stage: Callable[..., str]) -> None:
     except InputError as error:
         raise SystemExit(f"{stage.__name__}: {error}") from None
     except Exception as error:
-        if not (full := _explain_full_disk(error)):
+        if not (full := explain_full_disk(error)):
             raise
         raise SystemExit(f"{stage.__name__}: {full}") from error
     print(f"{stage.__name__}: {summary} ({time.monotonic() - start:.0f} s)")
 
 
-def _explain_full_disk(error: BaseException | None) -> InputError | None:
+def explain_full_disk(error: BaseException | None) -> InputError | None:
     """Return what to tell people if the operating system found no space, whatever a library made of its answer."""
     while error and not (isinstance(error, OSError) and error.errno in _NO_SPACE):
         error = error.__cause__ or error.__context__
