@@ -95,7 +95,7 @@ def _write_page(
         "patients": "unknown" if count_unknown(records) else f"{records['patient_id'].nunique():,}",
         "inner": [int(fold["split"].eq("val").sum()) for fold in work.folds],
         "metrics": _nest(metrics), "differences": _nest(differences),
-        "diverged": folds[folds["diverged"]].to_dict("records"), "varied": varied.T.to_dict(),
+        "diverged": folds[folds["diverged"]].to_dict("records"), "varied": varied.to_dict(),
         "picture": base64.b64encode((out / "crossval.png").read_bytes()).decode(),
     }, "pneumonia.crossval")  # fmt: skip
 
