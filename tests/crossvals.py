@@ -17,7 +17,8 @@ from pneumonia.crossval.cross_validate import cross_validate
 # Of three images for training, one is for validation: a class needs few patients.
 SMALL = TINY | {
     "split": {"ratios": {"train": 0.6, "val": 0.2, "test": 0.2}}, "data": {"source": "folder"},
-    "train": {"epochs": 2, "learning_rate": 1e-2, "batch_size": 8}, "finetune": {"epochs": 2, "batch_size": 8},
+    "train": {"epochs": 2, "learning_rate": 1e-2, "batch_size": 8},
+    "finetune": {"epochs": 2, "batch_size": 8, "schedule": "one_cycle"},
 }  # fmt: skip
 OUTPUTS = ("predictions.csv", "metrics.csv", "differences.csv", "folds.csv", "crossval.png", "index.html")
 

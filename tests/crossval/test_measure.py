@@ -1,5 +1,7 @@
 """Pooled metrics are what a slow loop over scikit-learn finds, and differences are paired."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -56,7 +58,7 @@ def draw_patients() -> list[np.ndarray]:
 
 
 def test_means_spreads_and_intervals_are_those_of_a_slow_loop() -> None:
-    found = measure_recipes(BOTH, RECORDS, PARAMS).set_index(["recipe", "metric"])
+    found: Any = measure_recipes(BOTH, RECORDS, PARAMS).set_index(["recipe", "metric"])
     seeds = [part.set_index("image").loc[RECORDS.index] for _, part in STRONG.groupby("number")]
     resampled = [
         np.mean([loop(seed.iloc[rows]).iloc[0] for seed in seeds], axis=0) for rows in draw_patients()
@@ -72,7 +74,7 @@ def test_means_spreads_and_intervals_are_those_of_a_slow_loop() -> None:
 
 
 def test_differences_are_those_of_the_means_and_their_intervals_are_paired() -> None:
-    found = compare_recipes(BOTH, RECORDS, PARAMS).set_index("metric")
+    found: Any = compare_recipes(BOTH, RECORDS, PARAMS).set_index("metric")
     assert set(found["recipe"]) == {"strong"} and set(found["baseline"]) == {"weak"}
     for metric, gain in (loop(STRONG).mean() - loop(WEAK).mean()).items():
         assert found.loc[metric, "difference"] == pytest.approx(gain)
