@@ -43,7 +43,7 @@ def cross_validate(
     dealt = deal_folds(records, folds, first.split, each_image=first.data.patients == "each_image")
     work = Work(dealt, seeds, head_only, RAW)
     plans = [Plan(name, params, work) for name, params in variants.items()]
-    runs = run_plans(plans)
+    runs, reached = run_plans(plans)
     if all(run.result["diverged"] for run in runs):
         raise InputError(
             f"All {len(runs)} trainings diverged: their weights are no numbers.",
@@ -51,7 +51,8 @@ def cross_validate(
             remedy="lower train.learning_rate or finetune.learning_rate",
         )
     metrics = write_crossval(out, runs, variants, work, test)
-    finish(plans, metrics)
+    if reached:
+        finish(plans, metrics)
     return metrics
 
 

@@ -1,5 +1,6 @@
 """Measure pooled out-of-fold predictions: means over seeds, and intervals by a bootstrap over patients."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -81,14 +82,18 @@ def measure_recipes(predictions: pd.DataFrame, records: pd.DataFrame, params: Ev
     return table[["recipe", "metric", *(name for name in table if name not in ("recipe", "metric"))]]
 
 
-def compare_recipes(predictions: pd.DataFrame, records: pd.DataFrame, params: EvaluateParams) -> pd.DataFrame:
+def compare_recipes(
+    predictions: pd.DataFrame, recipes: Sequence[str], records: pd.DataFrame, params: EvaluateParams
+) -> pd.DataFrame:
     """Return how much each recipe exceeds the first on the same images of the same seeds, with paired intervals.
+
+    Args: as of `measure_recipes`, and the names of recipes, the one to compare with first.
 
     Returns:
         A row for each recipe but the first, and metric: recipe, baseline, metric, difference, low, high, and pairs,
         the number of predictions of either that were compared.
     """
-    baseline, *others = predictions["recipe"].unique()
+    baseline, *others = recipes
     columns = ["recipe", "baseline", "metric", "difference", "low", "high", "pairs"]
     tables = [pd.DataFrame(columns=columns)]
     for recipe in others:

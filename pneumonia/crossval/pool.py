@@ -48,6 +48,11 @@ class Pool:
         return Split(images, self.split.labels[rows], self.split.paths[rows], self.split.augmented[rows])
 
 
+def join(first: Any, second: Any) -> Rows:
+    """Return the images of one part of a fold, then those of another."""
+    return Rows(first.array, np.r_[first.order, second.order])
+
+
 def build_pool(folds: Sequence[pd.DataFrame], raw: Path, size: int, params: AugmentParams) -> Pool:
     """Decode the images of folds and draw the variants that their training parts need.
 

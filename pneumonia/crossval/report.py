@@ -43,7 +43,7 @@ def write_crossval(
     predictions = predictions.assign(order=order).sort_values(["number", "order"], kind="stable")
     predictions = pd.concat([predictions[predictions["recipe"] == name] for name in recipes], ignore_index=True)
     metrics = measure_recipes(predictions, work.records, first.evaluate)
-    differences = compare_recipes(predictions, work.records, first.evaluate)
+    differences = compare_recipes(predictions, list(recipes), work.records, first.evaluate)
     of_runs = pd.DataFrame([
         {"recipe": run.recipe, "seed": run.seed, "fold": run.fold, "images": len(run.result["test"]["images"]),
          "diverged": run.result["diverged"], **run.metrics} for run in runs

@@ -34,8 +34,8 @@ class _NoTerminal(TextIOBase):
         return False
 
 
-def run_plans(plans: Sequence[Plan]) -> list[Run]:
-    """Run what is missing of each plan, tell MLflow, and return all runs.
+def run_plans(plans: Sequence[Plan]) -> tuple[list[Run], bool]:
+    """Run what is missing of each plan and tell MLflow; return all runs, and whether MLflow could be reached.
 
     Raises:
         InputError: the activations exceed cache.max_gb, or the tracking server refuses.
@@ -47,7 +47,7 @@ def run_plans(plans: Sequence[Plan]) -> list[Run]:
         for plan in plans:
             with locked(plan.state, "cross-validating the same"):
                 runs += folds.run(plan)
-    return runs
+    return runs, folds.reached
 
 
 class _Folds:
@@ -114,15 +114,10 @@ class _Folds:
 
 
 def finish(plans: Sequence[Plan], metrics: pd.DataFrame) -> None:
-    """Add the pooled metrics of each plan to its parent run, if MLflow can be reached."""
+    """Add the pooled metrics of each plan to its parent run."""
     for plan in plans:
         table = metrics[metrics["recipe"] == plan.name].set_index("metric")
         bounds = {"": "mean", "_low": "low", "_high": "high", "_spread": "spread"}
-        pooled = {
+        plan.nested.finish({
             f"{name}{end}": float(row[column]) for name, row in table.iterrows() for end, column in bounds.items()
-        }
-        try:
-            plan.nested.finish(pooled)
-        except UnreachableError as error:
-            print(f"{str(error).splitlines()[0]} The same command records later what is missing.")
-            return
+        })  # fmt: skip

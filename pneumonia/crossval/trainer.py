@@ -10,12 +10,13 @@ import numpy.typing as npt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from pneumonia.core.dataset import Dataset, Split
+from pneumonia.core.dataset import Dataset
 from pneumonia.core.params import FitParams, Params
+from pneumonia.crossval.pool import join
 from pneumonia.inference.scores import score_images
 from pneumonia.models.activations import ActivationCache
 from pneumonia.models.classifier import build_model
-from pneumonia.models.cut import cut_model, find_layer, freeze_below, get_backbone
+from pneumonia.models.cut import Cut, cut_model, find_layer, freeze_below, get_backbone
 from pneumonia.training.fit import make_deterministic
 from pneumonia.training.phase import run_phase
 
@@ -55,7 +56,7 @@ class Trainer:
         self._initial = self.classifier.get_weights()
         self._heads = {params.train.seed: _get_head(self.classifier)}
         layer = find_layer(get_backbone(self.classifier), params.finetune.from_layer)
-        self.phases: list[tuple[str, int | None, FitParams, Any]] = []
+        self.phases: list[tuple[str, int | None, FitParams, Cut]] = []
         for name, first, section in (("train", None, params.train), ("finetune", layer, params.finetune)):
             if not (name == "finetune" and head_only):
                 freeze_below(self.classifier, first)
@@ -78,7 +79,7 @@ class Trainer:
         started = time.monotonic()
         self._reset(number)
         epochs: list[Any] = []
-        cut: Any = None
+        cut: Cut | None = None
         for name, layer, section, cut in self.phases:
             section = section.model_copy(update={"seed": section.seed + number})
             trained = run_phase(
@@ -87,16 +88,20 @@ class Trainer:
             epochs += trained.history.assign(phase=name).to_dict("records")
             if np.isnan(trained.best["val_loss"]):
                 break
-        scored = {name: self._score(getattr(dataset, name), cache, cut) for name in ("val", "test")}
-        diverged = not all(np.isfinite(log_odds).all() for log_odds in scored.values())
+        log_odds = self._score(dataset, cache, cut)
+        diverged = not np.isfinite(log_odds).all()
+        scored = zip(("val", "test"), np.split(log_odds, [len(dataset.val.labels)]), strict=True)
         results = {
-            name: {"images": getattr(dataset, name).paths.tolist(), "log_odds": [] if diverged else log_odds.tolist()}
-            for name, log_odds in scored.items()
+            name: {"images": getattr(dataset, name).paths.tolist(), "log_odds": [] if diverged else part.tolist()}
+            for name, part in scored
         }
         return {"diverged": diverged, "epochs": epochs, "seconds": round(time.monotonic() - started, 1), **results}
 
-    def _score(self, split: Split, cache: ActivationCache, cut: Any) -> npt.NDArray[np.float64]:
-        return score_images(self.classifier, split.images[:], cache, self.params.evaluate.flip, cut)
+    def _score(self, dataset: Dataset, cache: ActivationCache, cut: Cut | None) -> npt.NDArray[np.float64]:
+        """Return the log odds of the validation part, then those of what is held out; traced once for both."""
+        images: Any = join(dataset.val.images, dataset.test.images)
+        flip = self.params.evaluate.flip
+        return score_images(self.classifier, images[:] if flip else images, cache, flip, cut)
 
     def _reset(self, number: int) -> None:
         """Set all weights back to the initial ones; the head's are those that the seed of this number draws."""
