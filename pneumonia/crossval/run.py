@@ -3,11 +3,11 @@
 import json
 import shutil
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr
 from io import TextIOBase
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import pandas as pd
@@ -54,9 +54,9 @@ class _Folds:
     """Trains fold after fold; the pool of one recipe serves the next if it wants the same images."""
 
     def __init__(self, progress: Any) -> None:
-        self.progress, self.reached, self.done = progress, True, 0
+        self.progress, self.reached = progress, True
         self.pools: dict[str, Pool] = {}
-        self.started = time.monotonic()
+        self.seconds: list[float] = []  # of each training here
 
     def run(self, plan: Plan) -> Iterator[Run]:
         cache: PoolCache | None = None
@@ -95,9 +95,9 @@ class _Folds:
         shutil.rmtree(state, ignore_errors=True)
 
     def _tell(self, plan: Plan, run: Run) -> None:
-        self.done += 1
         self.progress.update()
-        left = (self.progress.total - self.done) * (time.monotonic() - self.started) / self.done
+        self.seconds.append(run.result["seconds"])
+        left = (self.progress.total - len(self.seconds)) * mean(self.seconds)
         where = f"{run.recipe}, seed {run.seed}, fold {run.fold} of {len(plan.work.folds)}"
         self.progress.write(
             f"{where}: {run.describe()} ({run.result['seconds']:.0f} s; about {left / 60:.0f} min left)"
