@@ -13,7 +13,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export LOGNAME ?= $(shell id -un 2>/dev/null)
 PORT ?= 5000
 
-.PHONY: help setup setup-backbones setup-remotes setup-dicom setup-server setup-dev packages repository repro retrain pull push test lint format compare benchmark ui serve lock clean-cache
+.PHONY: help setup setup-backbones setup-remotes setup-dicom setup-server setup-dev packages repository repro retrain pull push test lint format compare crossval benchmark ui serve lock clean-cache
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -79,6 +79,10 @@ format: setup-dev
 RECIPES ?= default
 compare: repository setup  ## run RECIPES="a b" as experiments, SET="name=value name=x,y" for each; one table, one figure, nothing registered
 	@python -m pneumonia compare $(RECIPES) $(addprefix -S ,$(SET))
+
+crossval: repository setup  ## cross-validate RECIPES="a b" by patient, FOLDS=5, SEEDS=3, SET="name=value name=x,y"; predictions, intervals, a page
+	@dvc repro -q split
+	@python -m pneumonia crossval $(RECIPES) --folds $(or $(FOLDS),5) --seeds $(or $(SEEDS),3) $(addprefix -S ,$(SET))
 
 benchmark: .venv/requirements-serve.txt  ## compare with the plain way; DATA=folder: on its images, long; else on the phantom, 5 minutes
 	@python -m benchmarks $(if $(DATA),--data $(DATA) --out docs/benchmark.md)

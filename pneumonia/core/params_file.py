@@ -17,7 +17,6 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     Raises:
         InputError: the file is missing, is no YAML, or holds an unknown, missing or out-of-range value.
     """
-    remedy = f"correct {path}; conf/config.yaml comments every key, docs/parameters.md lists the ranges"
     try:
         content = yaml.safe_load(path.read_text())
     except FileNotFoundError:
@@ -25,8 +24,23 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
             f"{path} does not exist.", expected="a parameter file", remedy="git restore params.yaml"
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not YAML: {error}", expected="one mapping per stage", remedy=remedy) from None
+        raise InputError(
+            f"{path} is not YAML: {error}", expected="one mapping per stage", remedy=_find_remedy(path)
+        ) from None
     refuse_interpolation(path.name, str(content))
+    return check_params(content, path)
+
+
+def check_params(content: Any, where: str | Path) -> Params:
+    """Return the content of params.yaml as parameters.
+
+    Args:
+        content: as YAML holds it.
+        where: it comes from, for people.
+
+    Raises:
+        InputError: it holds an unknown, missing or out-of-range value.
+    """
     try:
         return Params.model_validate(content)
     except ValidationError as error:
@@ -37,8 +51,12 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
         what = "; ".join(f"{name} is {value!r}" for name, (value, _) in problems.items())
         expected = "; ".join(f"{name}: {' or '.join(messages)}" for name, (_, messages) in problems.items())
         raise InputError(
-            f"{path} has {len(problems)} unusable value(s): {what}.", expected=expected, remedy=remedy
+            f"{where} has {len(problems)} unusable value(s): {what}.", expected=expected, remedy=_find_remedy(where)
         ) from None
+
+
+def _find_remedy(where: str | Path) -> str:
+    return f"correct {where}; conf/config.yaml comments every key, docs/parameters.md lists the ranges"
 
 
 def refuse_interpolation(where: str, text: str) -> None:

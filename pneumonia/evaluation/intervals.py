@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from pneumonia.evaluation.metrics import METRICS, Floats, Labels, Probabilities, measure, prepare_meter
+from pneumonia.evaluation.metrics import METRICS, Floats, Labels, Meter, Probabilities, measure, prepare_meter
 
 LEVEL = 0.95  # share of resamples inside an interval
 # The calibration error is biased upwards, most where it is small, and resampling adds the same bias once more. No
@@ -41,8 +41,7 @@ def measure_intervals(
         and where no resample counts.
     """
     meter = prepare_meter(labels, probabilities, threshold)
-    drawn = [meter(weights) for weights in _draw_weights(patients, resamples, seed)]
-    return _tabulate(measure(labels, probabilities, threshold), np.hstack(drawn))
+    return resample(meter, measure(labels, probabilities, threshold), patients, resamples, seed)
 
 
 def compare_models(
@@ -63,12 +62,22 @@ def compare_models(
         seed: of the draw.
     """
     before, after = (prepare_meter(labels, *model) for model in zip((first, second), thresholds, strict=True))
-    drawn = [after(weights) - before(weights) for weights in _draw_weights(patients, resamples, seed)]
     old, new = (measure(labels, *model) for model in zip((first, second), thresholds, strict=True))
-    return _tabulate({name: new[name] - old[name] for name in METRICS}, np.hstack(drawn))
+    gains = {name: new[name] - old[name] for name in METRICS}
+    return resample(lambda weights: after(weights) - before(weights), gains, patients, resamples, seed)
 
 
-def _tabulate(values: Mapping[str, float], drawn: Floats) -> pd.DataFrame:
+def resample(meter: Meter, values: Mapping[str, float], patients: Patients, resamples: int, seed: int) -> pd.DataFrame:
+    """Return values with the intervals of what `meter` measures on drawn patients; otherwise as `measure_intervals`.
+
+    Args:
+        meter: returns METRICS, or a difference or mean of them, for weighted images.
+        values: of the images themselves, by METRICS.
+        patients: the patient of each image, shape (n,).
+        resamples: how many to draw.
+        seed: of the draw.
+    """
+    drawn = np.hstack([meter(weights) for weights in _draw_weights(patients, resamples, seed)])
     tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
     rows = []
     for name, figures in zip(METRICS, drawn, strict=True):

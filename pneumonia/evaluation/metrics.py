@@ -39,14 +39,14 @@ def compute_metrics(labels: Labels, probabilities: Probabilities, threshold: flo
 
 
 def measure(
-    labels: Labels, probabilities: Probabilities, threshold: float, weights: Floats | None = None
+    labels: Labels, probabilities: Probabilities, threshold: float | Floats, weights: Floats | None = None
 ) -> dict[str, float]:
     """Return METRICS of weighted images, not rounded.
 
     Args:
         labels: 0 or 1, shape (n,).
         probabilities: of pneumonia, 0 to 1, shape (n,).
-        threshold: 0 to 1; a probability equal to it is called pneumonia.
+        threshold: 0 to 1, of all images or of each (n,); a probability equal to it is called pneumonia.
         weights: how often each image counts, 0 or more, shape (n,); once by default.
 
     Returns:
@@ -64,7 +64,7 @@ def assign_bins(probabilities: Probabilities, bins: int = BINS) -> npt.NDArray[n
     return np.digitize(probabilities.astype(np.float64), np.arange(1, bins) / bins)
 
 
-def prepare_meter(labels: Labels, probabilities: Probabilities, threshold: float) -> Meter:
+def prepare_meter(labels: Labels, probabilities: Probabilities, threshold: float | Floats) -> Meter:
     """Return a function from weights (resamples, n) to METRICS (metrics, resamples); a resample then costs sums only.
 
     The definitions are scikit-learn's, except for two. The log loss clips probabilities to [1e-7, 1 - 1e-7]. The
@@ -75,7 +75,7 @@ def prepare_meter(labels: Labels, probabilities: Probabilities, threshold: float
     Args:
         labels: 0 or 1, shape (n,).
         probabilities: of pneumonia, 0 to 1, shape (n,).
-        threshold: 0 to 1; a probability equal to it is called pneumonia.
+        threshold: 0 to 1, of all images or of each (n,); a probability equal to it is called pneumonia.
     """
     p, ill, called = probabilities.astype(np.float64), labels == 1, probabilities >= threshold
     clipped = np.clip(p, 1e-7, 1 - 1e-7)

@@ -38,6 +38,18 @@ def run_recipes(recipes: list[str], settings: list[str], register: bool = False)
         InputError: a recipe does not exist, a setting cannot be parsed, or an experiment fails.
     """
     mend_lock()
+    variants = list_variants(recipes, settings)
+    return [_run(overrides, varied, register) for overrides, varied in variants]
+
+
+def list_variants(recipes: list[str], settings: list[str]) -> list[tuple[list[str], list[str]]]:
+    """Return what is to be set for each recipe and value, `recipe=name` first, and what of it tells the variants apart.
+
+    Args: as of `run_recipes`.
+
+    Raises:
+        InputError: a recipe does not exist, or a setting cannot be parsed.
+    """
     check_recipes(recipes)
     try:
         sweep = get_hydra_sweeps({"params.yaml": [f"recipe={','.join(recipes)}", *settings]})
@@ -47,7 +59,7 @@ def run_recipes(recipes: list[str], settings: list[str], register: bool = False)
         ) from None
     variants = [variant["params.yaml"] for variant in sweep]
     common = set.intersection(*map(set, variants))
-    return [_run(variant, [part for part in variant[1:] if part not in common], register) for variant in variants]
+    return [(variant, [part for part in variant[1:] if part not in common]) for variant in variants]
 
 
 def check_recipes(recipes: list[str]) -> None:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from pneumonia.core.dataset import Pixels
 from pneumonia.models.activations import ActivationCache, run_batches
-from pneumonia.models.cut import cut_model
+from pneumonia.models.cut import Cut, cut_model
 
 BATCH_SIZE = 64  # wherever compute.batch_size is not at hand; measured on 2 cores: 32 is 5 % slower, 128 no faster
 
@@ -18,7 +18,7 @@ Forward = Callable[[Pixels], npt.NDArray[np.float32]]
 
 
 def score_images(
-    model: keras.Model, images: Pixels, cache: ActivationCache | None = None, flip: bool = False
+    model: keras.Model, images: Pixels, cache: ActivationCache | None = None, flip: bool = False, cut: Cut | None = None
 ) -> npt.NDArray[np.float64]:
     """Return the log odds of pneumonia of each image, not calibrated, shape (n,).
 
@@ -27,8 +27,9 @@ def score_images(
         images: grey values 0 to 255, uint8 (n, side, side), side as the model expects.
         cache: holds the activations of the model's frozen part; without it nothing is read or kept.
         flip: average the log odds of each image and of its mirror image.
+        cut: the model in parts, if it has been cut already; needs a cache.
     """
-    return score_with(partial(_run, model, cache), images, flip)[0]
+    return score_with(partial(_run, model, cache, cut), images, flip)[0]
 
 
 def score_with(forward: Forward, images: Pixels, flip: bool) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32]]:
@@ -44,9 +45,9 @@ def score_with(forward: Forward, images: Pixels, flip: bool) -> tuple[npt.NDArra
     return log_odds, outputs[: len(images), 1:]
 
 
-def _run(model: keras.Model, cache: ActivationCache | None, images: Pixels) -> npt.NDArray[np.float32]:
+def _run(model: keras.Model, cache: ActivationCache | None, cut: Cut | None, images: Pixels) -> npt.NDArray[np.float32]:
     inputs, part, batch_size = images, model, cache.compute.batch_size if cache else BATCH_SIZE
-    if cache and (cut := cut_model(model)).frozen:
+    if cache and (cut := cut or cut_model(model)).frozen:
         inputs, part = cache.read(cut.frozen, images), cut.trainable
     batches = [batch for _, batch in run_batches(part, inputs, batch_size)]
     return np.concatenate([np.empty((0, 1), np.float32), *batches])

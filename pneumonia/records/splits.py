@@ -61,8 +61,7 @@ def _refuse_unknown(records: pd.DataFrame, strategy: str) -> None:
 
 def _by_patient(records: pd.DataFrame, params: SplitParams) -> npt.NDArray[Any]:
     ratios = params.ratios
-    folds = _deal(records, _parts((ratios.train, ratios.val, ratios.test)), params.seed)
-    return np.array(SPLITS)[folds]
+    return np.array(SPLITS)[deal_patients(records, (ratios.train, ratios.val, ratios.test), params.seed)]
 
 
 def _by_image(records: pd.DataFrame, params: SplitParams) -> npt.NDArray[Any]:
@@ -93,7 +92,7 @@ def _by_folder(records: pd.DataFrame, params: SplitParams) -> npt.NDArray[Any]:
     pool = ~tested & ~group.isin(group[tested]).to_numpy()
     ratios = params.ratios
     split = np.where(tested, "test", "").astype(object)
-    split[pool] = np.array(SPLITS)[_deal(records[pool], _parts((ratios.train, ratios.val)), params.seed)]
+    split[pool] = np.array(SPLITS)[deal_patients(records[pool], (ratios.train, ratios.val), params.seed)]
     split[pool & group.isin(group[folder.eq("val").to_numpy()]).to_numpy()] = "val"
     return split
 
@@ -108,9 +107,13 @@ def _parts(shares: tuple[float, ...]) -> list[int]:
     return parts.tolist()
 
 
-def _deal(records: pd.DataFrame, parts: list[int], seed: int) -> npt.NDArray[np.int64]:
-    """Deal groups into sum(parts) stratified folds; return the part that each image's fold belongs to."""
-    groups = group_patients(records)
+def deal_patients(records: pd.DataFrame, shares: tuple[float, ...], seed: int) -> npt.NDArray[np.int64]:
+    """Return the part that each image falls to, (n,): groups of patients are dealt into stratified folds, some a part.
+
+    Raises:
+        InputError: there are fewer patients of a class than folds.
+    """
+    groups, parts = group_patients(records), _parts(shares)
     smallest = pd.Series(groups).groupby(records["label"].to_numpy()).nunique()
     if len(smallest) < 2 or smallest.min() < sum(parts):
         raise _too_few(f"{smallest.to_dict()} patients per class")

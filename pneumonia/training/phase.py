@@ -12,7 +12,7 @@ from pneumonia.core.params import FitParams
 from pneumonia.core.tables import write_table
 from pneumonia.models.activations import ActivationCache
 from pneumonia.models.classifier import count_parameters, save_model
-from pneumonia.models.cut import cut_model, freeze_below
+from pneumonia.models.cut import Cut, cut_model, freeze_below
 from pneumonia.training.batches import Batches
 from pneumonia.training.fit import fit
 from pneumonia.training.history import describe_best
@@ -49,7 +49,7 @@ class Trained(NamedTuple):
 
 def run_phase(
     classifier: keras.Model, from_layer: int | None, dataset: Dataset, params: FitParams, cache: ActivationCache,
-    state: Path, listener: Listener, notice: str = "",
+    state: Path, listener: Listener, notice: str = "", cut: Cut | None = None,
 ) -> Trained:  # fmt: skip
     """Train a classifier's head, and its backbone from `from_layer` on.
 
@@ -62,11 +62,12 @@ def run_phase(
         state: folder of `find_state`, held; an interrupted phase resumes from it.
         listener: follows the phase.
         notice: line below the figure of a range test.
+        cut: the classifier as an earlier call cut it; then it is not compiled and traced again, see `fit`.
 
     Raises:
         InputError: the activations exceed cache.max_gb, or a range test finds no learning rate.
     """
-    trainable, train, val = prepare(classifier, from_layer, dataset, params.batch_size, cache)
+    trainable, train, val = prepare(classifier, from_layer, dataset, params.batch_size, cache, cut)
     learning_rate, table = choose_learning_rate(trainable, train, params, dataset.class_weight)
     tell_range_test(listener, table, notice)
     history = fit(trainable, train, val, params, learning_rate, dataset.class_weight, state, listener.log_epoch)
@@ -77,15 +78,18 @@ def run_phase(
 
 
 def prepare(
-    model: keras.Model, from_layer: int | None, dataset: Dataset, batch_size: int, cache: ActivationCache
-) -> tuple[keras.Model, Batches, Batches]:
+    model: keras.Model, from_layer: int | None, dataset: Dataset, batch_size: int, cache: ActivationCache,
+    cut: Cut | None = None,
+) -> tuple[keras.Model, Batches, Batches]:  # fmt: skip
     """Freeze a classifier's backbone below `from_layer`, all of it when None, and compute its activations.
+
+    Args: as of `run_phase`.
 
     Returns:
         The trainable part, and the batches it trains and validates on.
     """
     freeze_below(model, from_layer)
-    cut = cut_model(model)
+    cut = cut or cut_model(model)
 
     def batches(split: Split) -> Batches:
         x = cache.read(cut.frozen, split.images) if cut.frozen else split.images

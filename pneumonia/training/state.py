@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,14 +26,17 @@ def find_state(stage: Path, dataset: Path, model: keras.Model, params: FitParams
         params: section of the phase.
         precision: of the activations.
     """
-    key = json.dumps([sha256_file(dataset), fingerprint(model), params.model_dump(), precision, _hash_code(stage)])
+    code = hash_code(CODE) | {"stage": sha256_file(stage)}
+    key = json.dumps([sha256_file(dataset), fingerprint(model), params.model_dump(), precision, code])
     return project_home() / ".cache" / "training" / f"{stage.stem}-{sha256_bytes(key.encode())[:16]}"
 
 
-def _hash_code(stage: Path) -> dict[str, str]:
+def hash_code(places: Iterable[str]) -> dict[str, str]:
+    """Return the SHA-256 of each Python file of the package that is, or lies below, one of `places`."""
     package = Path(__file__).parents[1]
-    files = sorted(path for folder in CODE for path in (package / folder).rglob("*.py"))
-    return {str(path.relative_to(package)): sha256_file(path) for path in files} | {"stage": sha256_file(stage)}
+    wanted = [package / place for place in places]
+    files = sorted(path for path in package.rglob("*.py") if any(path.is_relative_to(place) for place in wanted))
+    return {str(path.relative_to(package)): sha256_file(path) for path in files}
 
 
 @contextmanager

@@ -15,6 +15,7 @@ WHY_NOT = {
     r"apt-get|pip install|setup-server|data\.source=kaggle": "asks a registry or a data set's host for gigabytes",
     r"docker": "needs Docker; tests/pipeline/test_container.py assembles the image and runs its command",
     r"-S recipe=|make compare|from_layer=auto": "trains for minutes; tests/experiments/test_compare.py runs both kinds",
+    r"crossval": "trains for minutes; tests/crossval/test_run.py runs it",
     r"make retrain": "trains for minutes; tests/pipeline/test_workflows.py runs it",
     r"make test": "runs this test",
     r"benchmarks\.engines": "needs packages that the project does not",
@@ -104,7 +105,7 @@ def test_an_experiment_runs_first_in_a_clone_without_cache(clone: Path) -> None:
     assert (clone / "data" / "splits.csv").exists()
 
 
-@pytest.mark.parametrize("target", ["repro", "retrain", "compare"])
+@pytest.mark.parametrize("target", ["repro", "retrain", "compare", "crossval"])
 def test_a_downloaded_archive_is_refused_before_anything_is_installed(target: str, project: Path) -> None:
     shutil.rmtree(project / ".git")
     done = run("make", target, cwd=project, check=False)
