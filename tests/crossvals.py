@@ -11,7 +11,8 @@ from PIL import Image
 from projects import ROOT, TINY, set_params
 
 from pneumonia.core.files import sha256_file
-from pneumonia.core.tables import CLASSES, write_table
+from pneumonia.core.names import CLASSES
+from pneumonia.core.tables import write_table
 from pneumonia.crossval.cross_validate import cross_validate
 
 # Of three images for training, one is for validation: a class needs few patients.

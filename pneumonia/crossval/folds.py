@@ -5,8 +5,9 @@ import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 
 from pneumonia.core.errors import InputError
+from pneumonia.core.names import CLASSES
 from pneumonia.core.params import SplitParams
-from pneumonia.core.tables import CLASSES, count_unknown
+from pneumonia.core.tables import count_unknown
 from pneumonia.records.splits import deal_patients, group_patients
 
 

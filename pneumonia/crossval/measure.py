@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pneumonia.core.names import CLASSES
 from pneumonia.core.params import EvaluateParams
-from pneumonia.core.tables import CLASSES, tell_apart
+from pneumonia.core.tables import tell_apart
 from pneumonia.evaluation.intervals import resample
 from pneumonia.evaluation.metrics import METRICS, Floats, Meter, measure, prepare_meter
 from pneumonia.evaluation.thresholds import choose_operating_point

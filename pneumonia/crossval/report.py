@@ -8,8 +8,9 @@ from typing import Any
 import pandas as pd
 
 from pneumonia.core.figure import caption, drawing
+from pneumonia.core.names import CLASSES
 from pneumonia.core.params import Params
-from pneumonia.core.tables import CLASSES, count_unknown, write_table
+from pneumonia.core.tables import count_unknown, write_table
 from pneumonia.crossval.measure import compare_recipes, measure_recipes
 from pneumonia.crossval.plan import Run, Work
 from pneumonia.evaluation.metrics import METRICS

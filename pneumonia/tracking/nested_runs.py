@@ -11,7 +11,8 @@ from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from pneumonia.core.params import Params
-from pneumonia.tracking.connection import connect, reaching
+from pneumonia.tracking.connection import connect
+from pneumonia.tracking.failures import reaching
 from pneumonia.tracking.provenance import describe_code
 from pneumonia.tracking.spool import KEY, Entry, deliver, open_run
 

@@ -9,9 +9,10 @@ import pytest
 from crossvals import make_project
 
 from pneumonia.augment.build import build_dataset
+from pneumonia.core.names import SPLITS
 from pneumonia.core.params import Params
 from pneumonia.core.params_file import load_params
-from pneumonia.core.tables import SPLITS, read_records
+from pneumonia.core.tables import read_records
 from pneumonia.crossval.folds import deal_folds
 from pneumonia.crossval.pool import Pool, build_pool
 

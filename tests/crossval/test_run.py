@@ -21,7 +21,8 @@ from stores import working_in
 from pneumonia.cli.main import main
 from pneumonia.core.dataset import Dataset
 from pneumonia.core.errors import InputError
-from pneumonia.core.tables import SPLITS, read_records
+from pneumonia.core.names import SPLITS
+from pneumonia.core.tables import read_records
 from pneumonia.crossval import cross_validate, trainer
 from pneumonia.crossval.folds import deal_folds
 from pneumonia.crossval.pool import build_pool
