@@ -48,7 +48,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def restore(phase: str = "train") -> Run:
     """Record a phase that DVC restored, and return its run as the store has it."""
-    replay = partial(replay_files, HISTORY, RANGE, PARAMS.train, "no clinical meaning")
+    replay = partial(replay_files, HISTORY, RANGE)
     return mlflow.get_run(ensure_run(phase, PARAMS, DATA, MODEL, replay).info.run_id)
 
 

@@ -156,7 +156,9 @@ def train(
 
 def restore() -> Run:
     """Record a phase whose outputs DVC restored."""
-    return ensure_run("train", PARAMS, DATA, MODEL, lambda run, images: run.log_best({"val_loss": 0.8}))
+    return ensure_run(
+        "train", PARAMS, DATA, MODEL, lambda section, notice, run, images: run.log_best({"val_loss": 0.8})
+    )
 
 
 def find_runs() -> list[Run]:
