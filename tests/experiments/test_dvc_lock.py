@@ -61,7 +61,8 @@ def test_a_lock_that_was_cut_short_and_never_committed_is_removed(
 
 
 @pytest.mark.usefixtures("committed")
-def test_a_lock_that_dvc_is_just_writing_stays_as_it_is() -> None:
+def test_a_lock_that_dvc_is_just_writing_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dvc.lock.DEFAULT_TIMEOUT", 0)  # seconds for which a command waits for another
     USED.parent.mkdir(parents=True)
     LOCK.write_bytes(b"")
     with make_lock(str(USED.with_name("lock"))):
