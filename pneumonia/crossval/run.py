@@ -18,7 +18,7 @@ from pneumonia.crossval.measure import predict_held_out
 from pneumonia.crossval.plan import Plan, Run
 from pneumonia.crossval.pool import Pool, PoolCache, build_pool
 from pneumonia.models.backbones import find_image_size
-from pneumonia.tracking.sqlite_store import UnreachableError
+from pneumonia.tracking.failures import UnreachableError
 
 
 class _NoTerminal(TextIOBase):
