@@ -1,4 +1,4 @@
-"""Kill the pipeline at random moments and see that `make repro` always ends it the same: python tests/kills.py.
+"""Kill the pipeline at random moments and see that `make repro` always ends it the same: kills.py FOLDER.
 
 Too long for the suite: 200 random kills and 30 in the window in which DVC writes dvc.lock take about an hour on a
 core. A chain is a tiny project in which `make repro` is killed until one of its runs comes to its end: each is killed
