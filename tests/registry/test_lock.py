@@ -242,7 +242,11 @@ def test_a_lock_of_its_own_or_just_released_does_not_stop_a_promotion(
     assert (find_champion(), list_left()) == ("1", [])
 
 
-@pytest.mark.parametrize("process, machine", [(os.getpid(), lock._find_machine()), (1 << 22, "elsewhere")])
+@pytest.mark.parametrize(
+    "process, machine",
+    [(os.getpid(), lock._find_machine()), (1 << 22, "elsewhere")],
+    ids=["lives here", "is elsewhere"],
+)
 def test_a_process_that_lives_here_or_is_elsewhere_keeps_its_lock_for_five_minutes(
     process: int, machine: str, monkeypatch: pytest.MonkeyPatch
 ):
