@@ -4,9 +4,11 @@ import json
 import subprocess
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 from dvc.lock import LockError, make_lock
 from dvc.rwlock import SCHEMA
@@ -25,7 +27,8 @@ def mend_lock() -> None:
     """Replace a dvc.lock that DVC cannot read with the last committed one, or remove it where none is committed.
 
     Nothing that was computed is lost: DVC restores from its run cache what ran since. Its list of the files that are in
-    use is removed if it cannot be read. While a DVC holds its lock, nothing is touched: it may be writing them.
+    use is removed if it cannot be read, or if all that it names were killed. While a DVC holds its lock, nothing is
+    touched: it may be writing them.
 
     Raises:
         InputError: the disk is still full.
@@ -37,7 +40,7 @@ def mend_lock() -> None:
         with suppress(LockError), make_lock(str(USED.with_name("lock")), tmp_dir=str(USED.parent)):
             if not _is_whole(USED, _check_used):
                 USED.unlink()
-                print(f"{USED} was cut short and is removed.", flush=True)
+                print(f"{USED} was cut short, or is of a process that was killed, and is removed.", flush=True)
             if not _is_whole(LOCK, _check_lock):
                 _restore()
     except OSError as error:
@@ -66,7 +69,18 @@ def _check_lock(content: bytes) -> None:
 
 
 def _check_used(content: bytes) -> None:
-    SCHEMA(json.loads(content))
+    used: Any = SCHEMA(json.loads(content))
+    users = [*used["write"].values(), *chain(*used["read"].values())]
+    if users and not any(_is_running(user["pid"]) for user in users):
+        raise ValueError
+
+
+def _is_running(pid: int) -> bool:
+    # DVC takes a killed process for a running one until somebody reaps it, which in some containers nobody does.
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _is_whole(path: Path, check: Check) -> bool:

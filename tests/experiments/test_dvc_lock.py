@@ -1,6 +1,7 @@
 """What DVC was writing when it was killed is replaced by what it reads."""
 
 import json
+import os
 import resource
 import subprocess
 from pathlib import Path
@@ -70,16 +71,22 @@ def test_a_lock_that_dvc_is_just_writing_stays_as_it_is(monkeypatch: pytest.Monk
     assert LOCK.read_bytes() == b""
 
 
-@pytest.mark.parametrize("kept", [True, False])
-def test_a_list_of_files_in_use_is_removed_if_it_was_cut_short(
-    kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("state", ["in use", "cut short", "killed"])
+def test_a_list_of_files_in_use_is_removed_if_it_was_cut_short_or_names_none_that_runs(
+    state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     USED.parent.mkdir(parents=True)
-    whole = json.dumps({"write": {"data/raw": {"pid": 1, "cmd": "dvc repro"}}, "read": {}})
-    USED.write_text(whole if kept else whole[:40])
-    mend_lock()
-    assert USED.exists() == kept
+    with subprocess.Popen(["sleep", "60"]) as process:
+        user = {"pid": process.pid, "cmd": "dvc repro"}
+        whole = json.dumps({"write": {"data/raw": user}, "read": {"data": [user]}})
+        USED.write_text(whole[:40] if state == "cut short" else whole)
+        if state == "killed":
+            process.kill()
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # nobody reaps it yet
+        mend_lock()
+        process.kill()
+    assert USED.exists() == (state == "in use")
 
 
 @pytest.mark.usefixtures("committed")
