@@ -125,7 +125,7 @@ def test_one_array_is_one_image(asked: dict[str, dict[str, list[Any]]], expected
 
 def test_the_service_agrees_with_the_command(once: Path, images: list[Path], expected: list[dict[str, Any]]) -> None:
     files = [("files", image.read_bytes()) for image in images]
-    with working_in(once), TestClient(create_app(Settings())) as client:
+    with working_in(once), TestClient(create_app(Settings()), base_url="http://localhost") as client:
         assert_same(client.post("/v1/predict", files=files).json()["images"], expected)
 
 

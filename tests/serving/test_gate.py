@@ -36,6 +36,7 @@ def test_a_visit_leaves_nothing_on_disk_and_the_server_contacts_nobody(
     sys.addaudithook(note)
     threading.Thread(target=(tmp_path / "folder").mkdir).start()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # of a module that nobody has imported yet
     with visiting(browser, site) as page:
         for content in (PNG, encode(IMAGE, **NARROW), b"Dear doctor", NOISE):
             drop(page, content, "roe_jane.png")
