@@ -77,6 +77,7 @@ def draw_crossval(path: Path, metrics: pd.DataFrame, folds: pd.DataFrame, notice
                 axis.plot(row["mean"], at[row["recipe"]], "o", color="tab:blue")
             axis.set(xlabel=label, ylim=(-0.6, len(recipes) - 0.4))
             axis.set_yticks(list(at.values()), [])
+            axis.locator_params(axis="x", nbins=4)  # more would overlap
             axis.grid(axis="x", alpha=0.3)
         axes.flat[0].set_yticks(list(at.values()), [caption(name, 40) for name in at])
 
