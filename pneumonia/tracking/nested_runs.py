@@ -1,6 +1,5 @@
 """Record a cross-validation: a parent run for each recipe, a child for each fold and seed, each of them once."""
 
-import time
 from collections.abc import Mapping
 from functools import cached_property
 from math import isfinite
@@ -14,7 +13,7 @@ from pneumonia.core.params import Params
 from pneumonia.tracking.connection import connect
 from pneumonia.tracking.failures import reaching
 from pneumonia.tracking.provenance import describe_code
-from pneumonia.tracking.spool import KEY, Entry, deliver, open_run
+from pneumonia.tracking.spool import KEY, Entry, deliver, open_run, read_clock
 
 Metrics = Mapping[str, float]
 
@@ -52,7 +51,7 @@ class NestedRuns:
     def _open(self, key: str, name: str, tags: dict[str, str]) -> Entry:
         about = {KEY: key, "phase": "crossval", **self._code, **tags}
         about |= {"mlflow.note.content": self.notice} if self.notice else {}
-        return {"name": name, "start_time": _now(), "tags": resolve_tags(about)}
+        return {"name": name, "start_time": read_clock(), "tags": resolve_tags(about)}
 
     @cached_property
     def _code(self) -> dict[str, str]:
@@ -76,7 +75,7 @@ class NestedRuns:
             return
         name, tags = f"fold {fold}, seed {seed}", {MLFLOW_PARENT_RUN_ID: self.parent}
         run_id = open_run(connect(), self._open(key, name, tags)).info.run_id
-        now = _now()
+        now = read_clock()
         points = [
             [metric, float(value), now, step]
             for step, logs in enumerate(epochs, 1)
@@ -86,7 +85,7 @@ class NestedRuns:
         points += [[metric, float(value), now, 0] for metric, value in metrics.items() if isfinite(value)]
         params = self.params | {"fold": str(fold), "seed": str(seed)}
         end = "FAILED" if diverged else "FINISHED"
-        deliver(run_id, {"params": params, "metrics": points, "end": [end, _now()]})
+        deliver(run_id, {"params": params, "metrics": points, "end": [end, read_clock()]})
         self._recorded.add(key)
 
     @reaching("recording a cross-validation")
@@ -95,10 +94,6 @@ class NestedRuns:
         told = mlflow.get_run(self.parent)
         kept = {name: float(value) for name, value in metrics.items() if isfinite(value)}
         if told.info.status != "FINISHED" or not kept.items() <= told.data.metrics.items():
-            now = _now()
+            now = read_clock()
             points = [[name, value, now, 0] for name, value in kept.items()]
             deliver(self.parent, {"metrics": points, "end": ["FINISHED", now]})
-
-
-def _now() -> int:
-    return int(time.time() * 1000)

@@ -25,7 +25,7 @@ from pneumonia.core.tables import write_table
 from pneumonia.tracking.connection import connect
 from pneumonia.tracking.provenance import describe_code
 from pneumonia.tracking.runs import Phase, find_run, link_initial_run
-from pneumonia.tracking.spool import KEY, Entry, Recorder, open_run, send_spooled
+from pneumonia.tracking.spool import KEY, Entry, Recorder, open_run, read_clock, send_spooled
 
 SAMPLING = 2  # seconds between two samples of system metrics
 
@@ -43,7 +43,7 @@ class PhaseRun:
 
     def log_metrics(self, metrics: dict[str, float], step: int = 0) -> None:
         """Add metrics at one step."""
-        now = _now()
+        now = read_clock()
         self._recorder.record({"metrics": [[name, float(value), now, step] for name, value in metrics.items()]})
 
     def log_epoch(self, epoch: int, logs: dict[str, float], rates: pd.DataFrame) -> None:
@@ -54,7 +54,7 @@ class PhaseRun:
             logs: metrics of the epoch. Those that `rates` holds for each step are left out.
             rates: columns learning_rate and perhaps momentum, indexed by the optimiser's step from 1.
         """
-        now = _now()
+        now = read_clock()
         points = [[name, float(value), now, epoch + 1] for name, value in logs.items() if name not in rates]
         for name, values in rates.items():
             points += [[name, float(value), now, int(step)] for step, value in zip(rates.index, values, strict=True)]
@@ -135,7 +135,7 @@ def _describe_run(key: str, phase: Phase, params: Params, dataset: Path) -> Entr
     tags |= {"dvc_exp_name": experiment_name} if experiment_name else {}
     tags |= {"mlflow.note.content": params.data.notice} if params.data.notice else {}
     name = f"{experiment_name or params.recipe} {phase}"
-    return {"name": name, "start_time": _now(), "tags": resolve_tags(tags)}
+    return {"name": name, "start_time": read_clock(), "tags": resolve_tags(tags)}
 
 
 @contextmanager
@@ -155,7 +155,7 @@ def _recording(recorder: Recorder, params: Params, dataset: Dataset, resumed: bo
         yield PhaseRun(recorder)
         status = "FINISHED"
     finally:
-        recorder.record({"end": [status, _now()]})
+        recorder.record({"end": [status, read_clock()]})
         recorder.hand_over()
 
 
@@ -170,17 +170,7 @@ def _describe_inputs(params: Params, dataset: Dataset, sha256: str) -> Entry:
     return entry
 
 
-def _now() -> int:
-    return int(time.time() * 1000)
-
-
-def ensure_run(
-    phase: Phase,
-    params: Params,
-    dataset: Path,
-    model: Path,
-    replay: Callable[..., None],
-) -> Run:
+def ensure_run(phase: Phase, params: Params, dataset: Path, model: Path, replay: Callable[..., None]) -> Run:
     """Return the run that made `model`; record one if there is none because DVC restored the model.
 
     Waiting journals are sent first, since the run may be among them. A DVC experiment gets a fine-tune run of its own

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +21,11 @@ from pneumonia.tracking.failures import UnreachableError, reaching
 KEY = "run_key"  # tag that identifies a run even if the server's answer, with the run's id, was lost
 Entry = dict[str, Any]  # a part of a run as JSON, see `deliver`
 T = TypeVar("T")
+
+
+def read_clock() -> int:
+    """Return the time as MLflow takes it, in ms."""
+    return int(time.time() * 1000)
 
 
 def open_run(experiment: str, opening: Entry) -> Run:
