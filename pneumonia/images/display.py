@@ -48,4 +48,4 @@ def _apply_voi(
         return apply_windowing(values, image), black, white
     if not used.any():
         refuse("nothing but padding")
-    return values, values[used].min(), values[used].max()
+    return values, float(values[used].min()), float(values[used].max())

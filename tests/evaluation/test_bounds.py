@@ -46,7 +46,7 @@ def draw_study(
         shared = rng.normal(size=size)
         return alike**0.5 * shared + (1 - alike) ** 0.5 * rng.normal(size=(2, size))
 
-    noise = (draw(owners.max() + 1)[:, owners] + draw(count)) / 2**0.5
+    noise = (draw(int(owners.max()) + 1)[:, owners] + draw(count)) / 2**0.5
     normal = NormalDist()
     far = np.array([normal.inv_cdf(area) * 2**0.5 for area in areas])
     first, second = ndtr(noise + far[:, None] * (labels - 0.5))
