@@ -20,7 +20,7 @@ from pneumonia.core.params_file import load_params
 from pneumonia.models.classifier import build_model
 from pneumonia.models.cut import Inference, find_layer, freeze_below, get_backbone
 from pneumonia.training.batches import Batches, draw_epoch
-from pneumonia.training.fit import compile_classifier, make_deterministic
+from pneumonia.training.fit import build_loss, compile_classifier, make_deterministic
 from pneumonia.training.range_test import choose_learning_rate
 from pneumonia.training.schedules import build_optimizer
 
@@ -68,7 +68,7 @@ def fit_phase(model: keras.Model, dataset: Dataset, params: FitParams) -> dict[s
     """Fit the trainable layers, restore the weights of the best epoch and return its metrics."""
     images = Batches(dataset.train.images, dataset.train.labels, params.batch_size)
     learning_rate, _ = choose_learning_rate(model, images, params, dataset.class_weight)
-    compile_classifier(model, build_optimizer(params, learning_rate, len(images)))
+    compile_classifier(model, build_optimizer(params, learning_rate, len(images)), build_loss(params))
     orders = [tf.Variable(tf.range(len(split.labels))) for split in (dataset.train, dataset.val)]
     with TemporaryDirectory() as folder:
         best = Path(folder) / "best.weights.h5"

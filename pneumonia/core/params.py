@@ -16,6 +16,7 @@ LearningRate = Annotated[float, Field(gt=0, le=1)]
 Patience = Annotated[int, Field(ge=1, strict=True)] | None
 Monitor = Literal["val_loss", "val_auc", "val_f1", "val_accuracy"]
 Schedule = Literal["constant", "cosine", "triangular", "triangular2", "exp_range", "one_cycle"]
+BatchNorm = Literal["frozen", "train"]
 ThresholdRule = Literal["youden", "f1", "sensitivity_floor"]
 Factor = Annotated[float, Field(gt=0, le=10)]
 PHANTOM_NOTICE = "Synthetic radiographs: no clinical meaning."
@@ -127,6 +128,8 @@ class FitParams(Section):
     base_share: Annotated[float, Field(gt=0, le=1)]
     monitor: Monitor
     patience: Patience
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    ema_momentum: Annotated[float, Field(gt=0, lt=1)] | None
     seed: Seed
 
 
@@ -138,6 +141,7 @@ class FinetuneParams(FitParams):
     """Training of the layers from `from_layer` on, with the head."""
 
     from_layer: Annotated[int, Field(ge=0, strict=True)] | str
+    batch_norm: BatchNorm
 
 
 class EvaluateParams(Section):

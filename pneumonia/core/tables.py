@@ -28,7 +28,7 @@ DTYPES = {
 REFUSED_DTYPES = {"path": "str", "reason": "str"}
 
 
-def read_table(path: Path, dtypes: dict[str, str]) -> pd.DataFrame:
+def read_table(path: Path, dtypes: dict[str, str], remedy: str = "dvc repro") -> pd.DataFrame:
     """Read a CSV table and check its columns and types.
 
     Raises:
@@ -40,7 +40,7 @@ def read_table(path: Path, dtypes: dict[str, str]) -> pd.DataFrame:
         raise InputError(
             f"{path} is not a table of this pipeline: {error}.",
             expected=f"columns {', '.join(dtypes)}",
-            remedy="dvc repro",
+            remedy=remedy,
         ) from None
 
 

@@ -16,9 +16,9 @@ from pneumonia.crossval.pool import join
 from pneumonia.inference.scores import score_images
 from pneumonia.models.activations import ActivationCache
 from pneumonia.models.classifier import build_model
-from pneumonia.models.cut import Cut, cut_model, find_layer, freeze_below, get_backbone
+from pneumonia.models.cut import Cut, find_layer, freeze_below, get_backbone
 from pneumonia.training.fit import make_deterministic
-from pneumonia.training.phase import run_phase
+from pneumonia.training.phase import cut_for_phase, run_phase
 
 # What a result depends on, see `training.state.hash_code`. A test follows the imports.
 CODE = ("core", "images", "augment", "models", "training", "inference/scores.py", "crossval/pool.py",
@@ -59,8 +59,7 @@ class Trainer:
         self.phases: list[tuple[str, int | None, FitParams, Cut]] = []
         for name, first, section in (("train", None, params.train), ("finetune", layer, params.finetune)):
             if not (name == "finetune" and head_only):
-                freeze_below(self.classifier, first)
-                self.phases.append((name, first, section, cut_model(self.classifier)))
+                self.phases.append((name, first, section, cut_for_phase(self.classifier, first, section)))
         freeze_below(self.classifier, None)
 
     def run(self, dataset: Dataset, number: int, cache: ActivationCache, state: Path) -> dict[str, Any]:

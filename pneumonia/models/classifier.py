@@ -28,7 +28,7 @@ def build_model(params: ModelParams) -> keras.Model:
 
     The model takes float32 or uint8 (n, side, side, 1), 0 to 255, and scales them itself. It returns (n, 1) with either
     head, one logit or two under a softmax: the sigmoid is the probability, the loss binary cross-entropy from logits.
-    Train `Cut.trainable` of `cut_model`: it keeps the backbone in inference mode, so BatchNorm statistics never move.
+    Train `Cut.trainable` of `cut_model`: it decides whether BatchNorm statistics move. Here they never do.
 
     Raises:
         InputError: as `build_backbone`.
@@ -50,7 +50,7 @@ def build_model(params: ModelParams) -> keras.Model:
 
 
 def _settle_batch_norm(model: keras.Model) -> None:
-    """Set BatchNorm's statistics, which never move later, from one batch of grey clouds.
+    """Set BatchNorm's statistics from one batch of grey clouds: those of frozen layers never move later.
 
     The initial ones, mean 0 and variance 1, are wrong for random weights: signals vanish or explode in a deep
     backbone, and nothing can be trained (Mishkin & Matas 2016, arXiv:1511.06422, section 3).

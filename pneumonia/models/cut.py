@@ -7,6 +7,7 @@ import keras
 from keras import layers
 
 from pneumonia.core.errors import InputError
+from pneumonia.core.params import BatchNorm
 from pneumonia.models.backbones import find_backbone
 
 
@@ -62,18 +63,23 @@ class Cut:
 
     Attributes:
         frozen: models of the frozen part, each fed by the one before; empty when nothing is frozen.
-        trainable: the rest, its backbone in inference mode; training it trains the classifier.
+        trainable: the rest; training it trains the classifier.
     """
 
     frozen: tuple[keras.Model, ...]
     trainable: keras.Model
 
 
-def cut_model(model: keras.Model) -> Cut:
+def cut_model(model: keras.Model, batch_norm: BatchNorm = "frozen") -> Cut:
     """Cut a classifier at the last tensor on which every trainable layer depends, see `freeze_below`.
 
     The frozen part is cut once more at the backbone's default cut. So images pass the lower layers once: the head
     trains on activations that are computed from those on which fine-tuning starts.
+
+    Args:
+        model: from `build_model`.
+        batch_norm: "frozen" keeps all of the backbone in inference mode. With "train", BatchNorm of its trainable
+            layers normalises by the batch in training, and its statistics move.
     """
     backbone = get_backbone(model)
     pool, *head = model.layers[model.layers.index(backbone) + 1 :]
@@ -92,7 +98,8 @@ def cut_model(model: keras.Model) -> Cut:
         inputs = x = layers.Input(x.shape[1:], name="activations")
         source = at
     if last < top:
-        x = pool(Inference(keras.Model(source, backbone.output, name="trainable_backbone"))(x))
+        upper = keras.Model(source, backbone.output, name="trainable_backbone")
+        x = pool(upper(x) if batch_norm == "train" else Inference(upper)(x))
     for layer in head:
         x = layer(x)
     return Cut(tuple(frozen), keras.Model(inputs, x, name="trainable"))

@@ -8,6 +8,8 @@ from pandas import DataFrame
 
 from pneumonia.core.errors import EXAMPLES, InputError
 
+_COUNTED = {"patient_in": "patient", "unknown": "line", "repeated": "line", "malformed": "line"}  # by column
+
 
 @dataclass(frozen=True)
 class Check:
@@ -44,7 +46,7 @@ def read_check(result: ExpectationValidationResult, refused: DataFrame) -> Check
     examples = [f"{row['path']} ({row[column]})" for row in found.get("partial_unexpected_index_list", [])]
     observed = str(found.get("observed_value", "something else"))
     if "unexpected_count" in found:
-        observed = f"{unexpected:,} unexpected {'patient' if column == 'patient_in' else 'image'}(s)"
+        observed = f"{unexpected:,} unexpected {_COUNTED.get(column or '', 'image')}(s)"
     if name == "readable":
         unexpected = len(refused)
         examples = [f"{path} ({reason})" for path, reason in refused.head(EXAMPLES).itertuples(index=False)]

@@ -18,6 +18,7 @@ from pneumonia.core.names import CLASSES
 from pneumonia.core.params import DataParams, ValidateParams
 from pneumonia.core.tables import DTYPES
 from pneumonia.records.check import Check, read_check
+from pneumonia.records.corrections import judge_corrections
 from pneumonia.records.data_docs import write_data_docs
 
 RELEASES = ("kaggle", "mendeley")  # Kaggle's images are those of Mendeley's version 2
@@ -27,8 +28,9 @@ _FORMAT: Any = dict(result_format="SUMMARY", unexpected_index_column_names=["pat
 
 
 def check_images(
-    records: DataFrame, refused: DataFrame, params: ValidateParams, data: DataParams, docs: Path
-) -> list[Check]:
+    records: DataFrame, refused: DataFrame, params: ValidateParams, data: DataParams, docs: Path,
+    corrections: DataFrame | None = None,
+) -> list[Check]:  # fmt: skip
     """Run the suite and write its Data Docs to <docs>/index.html.
 
     Args:
@@ -37,6 +39,7 @@ def check_images(
         params: section `validate` of params.yaml.
         data: section `data`; only Kaggle and Mendeley have a release whose counts are known.
         docs: folder of the Data Docs; the same tables leave the same bytes.
+        corrections: columns as in `corrections.COLUMNS`.
     """
     suite = _expect_table(records, len(records) + len(refused), params)
     # The rest looks at derived columns. A table that they cannot be derived from has failed already.
@@ -45,6 +48,8 @@ def check_images(
         records = _derive(records)
         suite += _expect_images(records, params, data)
     result = _run(suite, records)
+    if corrections is not None and len(corrections) and set(DTYPES) <= set(records):
+        _add(result, _run(_expect_corrections(), judge_corrections(corrections, records)))
     checks = [read_check(found, refused) for found in result.results]
     if data.source not in RELEASES:
         unknown = f"source {data.source}, of which no release is known"
@@ -119,6 +124,16 @@ def _expect_frontal_chests() -> list[gxe.Expectation]:
     ]
 
 
+def _expect_corrections() -> list[gxe.Expectation]:
+    empty = gxe.ExpectColumnValuesToBeNull
+    complete = "relabel with another label, or exclude without one; reviewer, reason and date"
+    return [
+        _critical(empty, "corrections_known", "corrections of images that were read", column="unknown"),
+        _critical(empty, "corrections_once", "one correction of a picture", column="repeated"),
+        _critical(empty, "corrections_complete", complete, column="malformed"),
+    ]
+
+
 def _derive(records: DataFrame) -> DataFrame:
     """Add what expectations over several columns or rows look at; the last four are empty where all is well."""
     short, long = records[["width", "height"]].min(axis="columns"), records[["width", "height"]].max(axis="columns")
@@ -138,6 +153,14 @@ def _derive(records: DataFrame) -> DataFrame:
         # Only on a patient's first image, so that patients are counted and not images.
         patient_in=records["patient_id"].map(several).where(~records.duplicated("patient_id")),
     )
+
+
+def _add(result: ExpectationSuiteValidationResult, other: ExpectationSuiteValidationResult) -> None:
+    """Let one page show the results of two tables."""
+    result.results += other.results
+    counts: Any = result.statistics
+    for name in ("evaluated_expectations", "successful_expectations", "unsuccessful_expectations"):
+        counts[name] += other.statistics[name]
 
 
 def _run(suite: list[gxe.Expectation], records: DataFrame) -> ExpectationSuiteValidationResult:

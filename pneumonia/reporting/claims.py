@@ -75,7 +75,7 @@ def describe_source(params: Params) -> Source:
     )  # fmt: skip
 
 
-def describe_checks(params: Params, leaks: Leaks, copies: int, unknown: int) -> list[str]:
+def describe_checks(params: Params, leaks: Leaks, copies: int, unknown: int, corrected: Mapping[str, int]) -> list[str]:
     """Return what the run found out about copies, patients and the independence of the test split, a sentence each.
 
     Args:
@@ -83,6 +83,7 @@ def describe_checks(params: Params, leaks: Leaks, copies: int, unknown: int) -> 
         leaks: crossing_patients, crossing_patients_at_least and crossing_files of the split report; None is unknown.
         copies: radiographs set aside as another had the same pixels.
         unknown: radiographs whose patient is unknown.
+        corrected: how many radiographs reviewers `relabelled` and `excluded`.
     """
     removed = (
         f"{copies:,} copies, equal in every pixel, were set aside."
@@ -90,11 +91,21 @@ def describe_checks(params: Params, leaks: Leaks, copies: int, unknown: int) -> 
         else "Copies, equal in every pixel, were kept (merge.drop_duplicates=false)."
     )
     return [
+        _describe_corrections(corrected["relabelled"], corrected["excluded"]),
         f"{removed} Near-identical radiographs were not searched for.",
         _describe_patients(params.data.patients, unknown),
         f"Patients in more than one split: {_count(leaks)}. "
         f"Identical radiographs in more than one split: {leaks['crossing_files']:,}.",
     ]
+
+
+def _describe_corrections(relabelled: int, excluded: int) -> str:
+    if not relabelled and not excluded:
+        return "Labels are those of the source; no reviewer corrected any (data/corrections.csv)."
+    return (
+        f"Reviewers relabelled {relabelled:,} radiographs and excluded {excluded:,} (data/corrections.csv). "
+        "If they had seen what a model predicts, figures on these radiographs flatter that model."
+    )
 
 
 def _describe_patients(rule: str, unknown: int) -> str:
@@ -138,11 +149,13 @@ def describe_scope(params: Params) -> str:
     )
 
 
-def collect_claims(params: Params, leaks: Leaks, copies: int, unknown: int) -> dict[str, Any]:
+def collect_claims(
+    params: Params, leaks: Leaks, copies: int, unknown: int, corrected: Mapping[str, int]
+) -> dict[str, Any]:
     """Return everything that the templates claim about data and run, under the names that they use."""
     return {
         "source": describe_source(params),
-        "checks": describe_checks(params, leaks, copies, unknown),
+        "checks": describe_checks(params, leaks, copies, unknown, corrected),
         "independence": describe_independence(leaks),
         "scope": describe_scope(params),
     }

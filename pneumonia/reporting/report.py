@@ -51,7 +51,7 @@ def describe_run(
     counts = json.loads(split.read_text())
     checked = json.loads(validation.read_text())
     leaks = {name: count for name, count in counts.items() if name not in SPLITS}
-    copies = checked["images"] - len(records) - counts["left_out"]
+    copies = checked["images"] - checked["excluded"] - len(records) - counts["left_out"]
     return {
         "params": params,
         # What the model depends on, like the parameters of this stage in dvc.yaml.
@@ -70,7 +70,7 @@ def describe_run(
         "model_sha256": sha256_file(model),
         "data_sha256": sha256_file(splits),
         "trained": json.loads(finetune.read_text()),
-    } | collect_claims(params, leaks, copies, count_unknown(records))
+    } | collect_claims(params, leaks, copies, count_unknown(records), checked)
 
 
 def _read_intervals(path: Path) -> dict[str, dict[str, dict[str, float]]]:

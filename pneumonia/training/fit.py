@@ -18,7 +18,6 @@ from pneumonia.training.history import Logs, find_best
 from pneumonia.training.schedules import build_optimizer, list_rates
 
 OnEpoch = Callable[[int, Logs, pd.DataFrame], None]
-LOSS = keras.losses.BinaryCrossentropy(from_logits=True)
 
 
 class F1Score(keras.metrics.F1Score):
@@ -95,12 +94,19 @@ class _Checkpoint(keras.callbacks.Callback):
         self.trained.stop_training = self.finished
 
 
-def compile_classifier(model: keras.Model, optimizer: keras.optimizers.Optimizer, steps_per_execution: int = 1) -> None:
-    """Compile a model that returns one logit: binary cross-entropy; metrics AUC, F1 and accuracy, 0 to 1."""
+def build_loss(params: FitParams) -> keras.losses.Loss:
+    """Build the loss of a model that returns one logit: binary cross-entropy, of smoothed labels if `params` say so."""
+    return keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=params.label_smoothing)
+
+
+def compile_classifier(
+    model: keras.Model, optimizer: keras.optimizers.Optimizer, loss: keras.losses.Loss, steps_per_execution: int = 1
+) -> None:
+    """Compile a model that returns one logit; metrics AUC, F1 and accuracy, 0 to 1."""
     optimizer.build(model.trainable_variables)
     model.compile(
         optimizer,
-        LOSS,
+        loss,
         metrics=[keras.metrics.AUC(name="auc", from_logits=True), F1Score("macro", threshold=0.5, name="f1"),
                  keras.metrics.BinaryAccuracy(name="accuracy", threshold=0.0)],
         steps_per_execution=steps_per_execution,
@@ -128,7 +134,7 @@ def fit(
             call compiled for the same schedule is reset instead: tracing takes seconds.
         train: training images or activations; reordered each epoch.
         val: validation images or activations.
-        params: epochs, schedule, monitor, patience, seed.
+        params: epochs, schedule, monitor, patience, label_smoothing, ema_momentum, seed.
         learning_rate: of Adam, the highest of the schedule.
         class_weight: weight of each label, 0 and 1, in the training loss.
         state: folder for the state after each epoch. When it holds epochs, training resumes after them.
@@ -147,19 +153,22 @@ def fit(
         checkpoint.restore(done - 1)
         checkpoint.tell(done - 1)  # the interrupted run may not have told it
     if not checkpoint.finished:
+        # Validation sees the averaged weights, training goes on with the others.
+        averaging = [keras.callbacks.SwapEMAWeights()] if params.ema_momentum else []
         model.fit(
             train, epochs=params.epochs, initial_epoch=done, validation_data=val, class_weight=class_weight,
-            callbacks=[checkpoint], shuffle=False, verbose=0,  # pyright: ignore[reportArgumentType]
+            callbacks=[*averaging, checkpoint], shuffle=False, verbose=0,  # pyright: ignore[reportArgumentType]
         )  # fmt: skip
     checkpoint.progress.close()
     checkpoint.restore(checkpoint.best)
+    model.optimizer.finalize_variable_values(model.trainable_variables)  # the averaged ones, if there are any
     return pd.DataFrame(checkpoint.history).rename_axis("epoch").reset_index().assign(epoch=lambda t: t["epoch"] + 1)
 
 
 def _compile(model: keras.Model, params: FitParams, learning_rate: float, steps: int) -> None:
     """Compile a model for a schedule, or set its optimizer back if it is compiled for exactly this one."""
     varied = (params.epochs, params.cycle_epochs, params.base_share, steps) if params.schedule != "constant" else ()
-    schedule = (learning_rate, params.schedule, *varied)
+    schedule = (learning_rate, params.schedule, params.label_smoothing, params.ema_momentum, *varied)
     if model.compiled and getattr(model.optimizer, "made_for", None) == schedule:
         for variable in model.optimizer.variables:
             if variable is not model.optimizer._learning_rate:  # all others count from 0
@@ -168,7 +177,7 @@ def _compile(model: keras.Model, params: FitParams, learning_rate: float, steps:
     optimizer: Any = build_optimizer(params, learning_rate, steps)
     optimizer.made_for = schedule
     # Same bits as one step per execution; halves the time of a head's epoch, and more gains nothing.
-    compile_classifier(model, optimizer, steps_per_execution=8)
+    compile_classifier(model, optimizer, build_loss(params), steps_per_execution=8)
 
 
 def make_deterministic(seed: int) -> None:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from pneumonia.core.dataset import Dataset, Split
 from pneumonia.core.files import write_json
-from pneumonia.core.params import FitParams
+from pneumonia.core.params import FinetuneParams, FitParams
 from pneumonia.core.tables import write_table
 from pneumonia.models.activations import ActivationCache
 from pneumonia.models.classifier import count_parameters, save_model
@@ -62,12 +62,12 @@ def run_phase(
         state: folder of `find_state`, held; an interrupted phase resumes from it.
         listener: follows the phase.
         notice: line below the figure of a range test.
-        cut: the classifier as an earlier call cut it; then it is not compiled and traced again, see `fit`.
+        cut: the classifier as `cut_for_phase` cut it before; then it is not compiled and traced again, see `fit`.
 
     Raises:
         InputError: the activations exceed cache.max_gb, or a range test finds no learning rate.
     """
-    trainable, train, val = prepare(classifier, from_layer, dataset, params.batch_size, cache, cut)
+    trainable, train, val = prepare(classifier, from_layer, dataset, params, cache, cut)
     learning_rate, table = choose_learning_rate(trainable, train, params, dataset.class_weight)
     tell_range_test(listener, table, notice)
     history = fit(trainable, train, val, params, learning_rate, dataset.class_weight, state, listener.log_epoch)
@@ -77,11 +77,17 @@ def run_phase(
     return Trained(history, best | {"learning_rate": learning_rate} | counts, table)
 
 
+def cut_for_phase(model: keras.Model, from_layer: int | None, params: FitParams) -> Cut:
+    """Freeze a classifier's backbone below `from_layer`, all of it when None, and cut it, see `cut_model`."""
+    freeze_below(model, from_layer)
+    return cut_model(model, params.batch_norm if isinstance(params, FinetuneParams) else "frozen")
+
+
 def prepare(
-    model: keras.Model, from_layer: int | None, dataset: Dataset, batch_size: int, cache: ActivationCache,
+    model: keras.Model, from_layer: int | None, dataset: Dataset, params: FitParams, cache: ActivationCache,
     cut: Cut | None = None,
 ) -> tuple[keras.Model, Batches, Batches]:  # fmt: skip
-    """Freeze a classifier's backbone below `from_layer`, all of it when None, and compute its activations.
+    """Cut a classifier and compute the activations of its frozen part.
 
     Args: as of `run_phase`.
 
@@ -89,10 +95,10 @@ def prepare(
         The trainable part, and the batches it trains and validates on.
     """
     freeze_below(model, from_layer)
-    cut = cut or cut_model(model)
+    cut = cut or cut_for_phase(model, from_layer, params)
 
     def batches(split: Split) -> Batches:
         x = cache.read(cut.frozen, split.images) if cut.frozen else split.images
-        return Batches(x, split.labels, batch_size)
+        return Batches(x, split.labels, params.batch_size)
 
     return cut.trainable, batches(dataset.train), batches(dataset.val)

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from pneumonia.core.params import FitParams
 from pneumonia.training.batches import Batches, draw_epoch
-from pneumonia.training.fit import LOSS
+from pneumonia.training.fit import build_loss
 from pneumonia.training.schedules import list_rates
 from pneumonia.training.suggestions import DTYPES, HIGHEST, LOWEST, STEPS, find_suggestion, suggest
 
@@ -41,17 +41,19 @@ def choose_learning_rate(
     """
     if params.learning_rate != "auto":
         return params.learning_rate, pd.DataFrame(columns=list(DTYPES))
-    table = suggest(run_range_test(model, train, params.seed, class_weight))
+    table = suggest(run_range_test(model, train, params, class_weight))
     return find_suggestion(table, "valley"), table
 
 
-def run_range_test(model: keras.Model, train: Batches, seed: int, class_weight: dict[int, float]) -> pd.DataFrame:
+def run_range_test(
+    model: keras.Model, train: Batches, params: FitParams, class_weight: dict[int, float]
+) -> pd.DataFrame:
     """Train for up to 100 steps, each at a higher learning rate, until the loss diverges; then restore the model.
 
     Args:
         model: as for `fit`.
         train: as for `fit`.
-        seed: of the order of images and of dropout.
+        params: label_smoothing; seed, of the order of images and of dropout.
         class_weight: as for `fit`.
 
     Returns:
@@ -66,11 +68,11 @@ def run_range_test(model: keras.Model, train: Batches, seed: int, class_weight: 
     losses: list[float] = []
     smoothed: list[float] = []
     mean = 0.0
-    take_step = _make_step(model, optimizer, class_weight)
+    take_step = _make_step(model, optimizer, build_loss(params), class_weight)
     for step in range(STEPS):
         epoch, batch = divmod(step, len(train))
         if batch == 0:
-            train.rows = draw_epoch(model, len(train.y), train.views, seed, epoch)
+            train.rows = draw_epoch(model, len(train.y), train.views, params.seed, epoch)
         loss = float(take_step(*train[batch]))
         mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
         now = mean / (1 - SMOOTHING ** (step + 1))
@@ -88,14 +90,14 @@ def run_range_test(model: keras.Model, train: Batches, seed: int, class_weight: 
 
 
 def _make_step(
-    model: keras.Model, optimizer: keras.optimizers.Optimizer, class_weight: dict[int, float]
+    model: keras.Model, optimizer: keras.optimizers.Optimizer, loss: keras.losses.Loss, class_weight: dict[int, float]
 ) -> Callable[..., Any]:
     weights = tf.constant([class_weight[label] for label in (0, 1)], tf.float32)
 
     def take_step(x: Any, y: Any) -> Any:
         with tf.GradientTape() as tape:
-            loss: Any = LOSS(y, model(x, training=True), tf.gather(weights, tf.cast(y[:, 0], tf.int32)))
-        optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
-        return loss
+            value: Any = loss(y, model(x, training=True), tf.gather(weights, tf.cast(y[:, 0], tf.int32)))
+        optimizer.apply(tape.gradient(value, model.trainable_variables), model.trainable_variables)
+        return value
 
     return tf.function(take_step, reduce_retracing=True)

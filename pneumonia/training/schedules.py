@@ -69,8 +69,8 @@ class OneCycleAdam(keras.optimizers.Adam):
     As there, the bias correction raises the present beta_1 to the power of the step.
     """
 
-    def __init__(self, learning_rate: LearningRateSchedule, momentum: LearningRateSchedule) -> None:
-        super().__init__(learning_rate)  # pyright: ignore[reportArgumentType]
+    def __init__(self, learning_rate: LearningRateSchedule, momentum: LearningRateSchedule, **averaging: Any) -> None:
+        super().__init__(learning_rate, **averaging)  # pyright: ignore[reportArgumentType]
         self.momentum = momentum
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
@@ -83,18 +83,19 @@ def build_optimizer(params: FitParams, learning_rate: float, steps_per_epoch: in
     """Build Adam with the schedule of a phase.
 
     Args:
-        params: schedule, cycle_epochs, base_share, epochs.
+        params: schedule, cycle_epochs, base_share, epochs, ema_momentum.
         learning_rate: the highest of the schedule, above 0.
         steps_per_epoch: optimiser steps in an epoch.
     """
-    steps = params.epochs * steps_per_epoch
+    steps, momentum = params.epochs * steps_per_epoch, params.ema_momentum
+    averaging: dict[str, Any] = {"use_ema": True, "ema_momentum": momentum} if momentum else {}
     if params.schedule == "one_cycle":
         rates = OneCycle(learning_rate / START, learning_rate, learning_rate / END, steps)
-        return OneCycleAdam(rates, OneCycle(*MOMENTUM, steps))
+        return OneCycleAdam(rates, OneCycle(*MOMENTUM, steps), **averaging)
     if params.schedule == "constant":
-        return keras.optimizers.Adam(learning_rate)
+        return keras.optimizers.Adam(learning_rate, **averaging)
     if params.schedule == "cosine":
-        return keras.optimizers.Adam(CosineDecay(learning_rate, steps))  # pyright: ignore[reportArgumentType]
+        return keras.optimizers.Adam(CosineDecay(learning_rate, steps), **averaging)  # pyright: ignore[reportArgumentType]
     cycle_steps = max(2, round(params.cycle_epochs * steps_per_epoch))
     shrink: dict[str, Callable[[Any, Any], Any]] = {
         "triangular": lambda number, cycles: 1.0,
@@ -103,7 +104,7 @@ def build_optimizer(params: FitParams, learning_rate: float, steps_per_epoch: in
         "exp_range": lambda number, cycles: params.base_share ** (cycles * (cycle_steps / steps)),
     }
     rates = Cyclical(learning_rate, params.base_share * learning_rate, cycle_steps, shrink[params.schedule])
-    return keras.optimizers.Adam(rates)  # pyright: ignore[reportArgumentType]
+    return keras.optimizers.Adam(rates, **averaging)  # pyright: ignore[reportArgumentType]
 
 
 def list_rates(optimizer: keras.optimizers.Optimizer, steps: range) -> pd.DataFrame:

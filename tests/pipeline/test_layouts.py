@@ -12,6 +12,7 @@ from dicoms import NARROW, encode
 from numpy.random import default_rng
 from pictures import encode as encode_image
 from PIL import Image
+from projects import ROOT
 
 from pneumonia.core.errors import InputError
 from pneumonia.core.names import CLASSES
@@ -94,8 +95,9 @@ def run(folder: Path, rule: str, strategy: str = "patient") -> tuple[pd.DataFram
     data = DataParams(source="folder", path=folder, patients=rule, images=48, seed=0)
     raw, records, merged, splits, report = map(Path, ("raw", "records.csv", "merged.csv", "splits.csv", "split.json"))
     fetch(raw, data)
-    validate(raw, records, Path("refused.csv"), Path("results.json"), Path("docs"), PARAMS.validate_, data)
-    merge(records, merged, PARAMS.merge)
+    corrections = ROOT / "data" / "corrections.csv"
+    validate(raw, corrections, records, Path("refused.csv"), Path("results.json"), Path("docs"), PARAMS.validate_, data)
+    merge(records, corrections, merged, PARAMS.merge)
     split(merged, splits, report, PARAMS.split.model_copy(update={"strategy": strategy}), data)
     return read_records(splits), json.loads(report.read_text())
 

@@ -35,8 +35,11 @@ def change(source: str, strategy: str = "patient", drop_duplicates: bool = True,
     return Params.model_validate(plain | {name: plain[name] | change for name, change in changes.items()})
 
 
-def write(params: Params, leaks: Leaks, copies: int = 0, unknown: int = 0) -> str:
-    return str(collect_claims(params, leaks, copies, unknown)).lower()
+def write(
+    params: Params, leaks: Leaks, copies: int = 0, unknown: int = 0, relabelled: int = 0, excluded: int = 0
+) -> str:
+    corrected = {"relabelled": relabelled, "excluded": excluded}
+    return str(collect_claims(params, leaks, copies, unknown, corrected)).lower()
 
 
 each_run = pytest.mark.parametrize(
@@ -49,6 +52,13 @@ def test_kermanys_data_set_is_claimed_for_its_published_copies_only(source: str,
     text = write(change(source, strategy, drop_duplicates), NO_LEAK)
     for words in OF_KERMANY:
         assert (words in text) == (source in KERMANY), words
+
+
+@pytest.mark.parametrize(("relabelled", "excluded"), [(0, 0), (2, 0), (0, 3)])
+def test_corrections_of_reviewers_are_counted(relabelled: int, excluded: int):
+    text = write(change("folder"), NO_LEAK, relabelled=relabelled, excluded=excluded)
+    assert (f"relabelled {relabelled} radiographs and excluded {excluded}" in text) == bool(relabelled or excluded)
+    assert ("no reviewer corrected any" in text) != bool(relabelled or excluded)
 
 
 @each_run

@@ -113,7 +113,7 @@ def test_figures_of_a_split_that_patients_or_files_cross_are_called_flattering(
 ) -> None:
     found = describe(once)
     leaks = found["leaks"] | ({crossing: 7, f"{crossing}_at_least": 7} if crossing else {})
-    run = found | {"leaks": leaks} | collect_claims(found["params"], leaks, 0, 0)
+    run = found | {"leaks": leaks} | collect_claims(found["params"], leaks, 0, 0, found["validation"])
     for text in write_both(once, tmp_path, run):
         assert ("flatter the model" in text) == bool(crossing)
         assert ("No test file was used for training" in text) != bool(crossing)
@@ -123,7 +123,9 @@ def test_where_patients_are_unknown_both_say_so_and_never_zero(once: Path, tmp_p
     found = describe(once)
     leaks = found["leaks"] | {"crossing_patients": None}
     splits = {name: part | {"patients": None} for name, part in found["splits"].items()}
-    run = found | {"leaks": leaks, "splits": splits} | collect_claims(found["params"], leaks, 0, 60)
+    run = (
+        found | {"leaks": leaks, "splits": splits} | collect_claims(found["params"], leaks, 0, 60, found["validation"])
+    )
     for text in write_both(once, tmp_path, run):
         assert "Patients in more than one split: unknown." in text
         assert "of unknown patients" in text
@@ -135,7 +137,7 @@ def test_both_claim_of_the_source_what_is_known_of_it(once: Path, tmp_path: Path
     found = describe(once)
     plain: dict[str, Any] = found["params"].model_dump(by_alias=True)
     params = Params.model_validate(plain | {"data": plain["data"] | {"source": source}})
-    run = found | {"params": params} | collect_claims(params, found["leaks"], 0, 0)
+    run = found | {"params": params} | collect_claims(params, found["leaks"], 0, 0, found["validation"])
     public = source in ("kaggle", "mendeley")
     for text in write_both(once, tmp_path, run):
         for words in ("Kermany", "Guangzhou", "children", "graders", "10.17632"):

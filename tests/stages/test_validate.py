@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from pictures import encode
 from PIL import Image
+from projects import ROOT
 
 from pneumonia.core.errors import InputError
 from pneumonia.core.params import DataParams, ValidateParams
@@ -22,7 +23,7 @@ def fill(raw: Path, files: dict[str, bytes]) -> None:
 
 def run(raw: Path, out: Path) -> str:
     records, refused, results, docs = (out / name for name in ("records.csv", "refused.csv", "results.json", "docs"))
-    return validate(raw, records, refused, results, docs, PARAMS, DATA)
+    return validate(raw, ROOT / "data" / "corrections.csv", records, refused, results, docs, PARAMS, DATA)
 
 
 def test_the_same_images_leave_the_same_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

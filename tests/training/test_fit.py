@@ -16,7 +16,7 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss
 
 from benchmarks.plain import wrap
 from pneumonia.core.dataset import Dataset, Split
-from pneumonia.core.params import CacheParams, ComputeParams, FitParams, ModelParams
+from pneumonia.core.params import CacheParams, ComputeParams, FinetuneParams, ModelParams
 from pneumonia.models.activations import ActivationCache
 from pneumonia.models.classifier import build_model
 from pneumonia.models.cut import freeze_below
@@ -26,13 +26,15 @@ from pneumonia.training.history import describe_best, find_best
 from pneumonia.training.phase import prepare
 from pneumonia.training.range_test import choose_learning_rate
 
-PARAMS = FitParams(
+PARAMS = FinetuneParams(
     epochs=3, batch_size=8, learning_rate=1e-2, schedule="constant", cycle_epochs=2.0, base_share=0.25,
-    monitor="val_loss", patience=None, seed=1,
+    monitor="val_loss", patience=None, label_smoothing=0.0, ema_momentum=None, seed=1,
+    from_layer="not read here", batch_norm="frozen",
 )  # fmt: skip
 CACHE = ActivationCache(ComputeParams(precision="float32", batch_size=4, threads="auto"), CacheParams(max_gb=1))
 HEAD, FINETUNE, EVERYTHING = None, 7, 0  # first trainable layer of the backbone: none, conv3, all
 VIEWS, ONE_CYCLE = 3, "one_cycle"
+AVERAGED: dict[str, Any] = {"batch_norm": "train", "ema_momentum": 0.8}
 OnEpoch = Callable[[int, dict[str, float], pd.DataFrame], None]
 
 
@@ -80,7 +82,7 @@ def train(
         told.append(rates)
         on_epoch(epoch, logs, rates)
 
-    trainable, images, val = prepare(model, from_layer, dataset, params.batch_size, CACHE)
+    trainable, images, val = prepare(model, from_layer, dataset, params, CACHE)
     learning_rate, _ = choose_learning_rate(trainable, images, params, dataset.class_weight)
     folder = Path(state).absolute()
     history = fit(trainable, images, val, params, learning_rate, dataset.class_weight, folder, tell)
@@ -130,6 +132,12 @@ def list_files(folder: Path) -> dict[str, int]:
 def overfitted(monitor: str = "val_loss") -> Run:
     """Train past the best epoch until patience ends it."""
     return train("overfitted", dataset=INVERTED, epochs=30, learning_rate=0.1, monitor=monitor, patience=2)
+
+
+@cache
+def averaged() -> Run:
+    """Fine-tune with statistics that move and weights that are averaged."""
+    return train("averaged", FINETUNE, **AVERAGED)
 
 
 def find_logits(model: keras.Model, images: np.ndarray) -> np.ndarray:
@@ -192,6 +200,46 @@ def test_trainable_weights_move_while_frozen_ones_and_batchnorm_statistics_stay(
     before, after = read_weights(build(0.5)), read_weights(unbroken(from_layer).model)
     moved = {path for path, weight in after.items() if not np.array_equal(weight, before[path])}
     assert moved == {path for path in after if path.split("/")[0] in trained and "/moving_" not in path}
+
+
+def test_statistics_of_trainable_batchnorm_move_when_told_to_and_those_below_stay():
+    before, after = read_weights(build(0.5)), read_weights(averaged().model)
+    moved = {path for path, weight in after.items() if not np.array_equal(weight, before[path])}
+    assert moved == {path for path in after if path.split("/")[0] in {"conv3", "bn3", "logit"}}
+
+
+def test_the_model_that_is_kept_computes_with_the_statistics_and_weights_that_validation_saw():
+    run = averaged()
+    assert find_loss(run.model, DATASET.val) == pytest.approx(run.history["val_loss"].min(), rel=1e-3)
+
+
+def test_an_interrupted_average_of_weights_resumes_to_the_same_bits():
+    with pytest.raises(Interrupted):
+        train("broken", FINETUNE, on_epoch=interrupt_after(0), **AVERAGED)
+    assert_same(train("broken", FINETUNE, **AVERAGED), averaged())
+
+
+def test_averaged_weights_are_an_exponential_mean_of_those_after_each_step():
+    kernels: list[np.ndarray] = []
+    every = len(DATASET.train.labels)  # one step in an epoch
+
+    def keep(epoch: int, *_: object) -> None:
+        kernels.append(np.load(f"steps/epoch{epoch:04d}.npz")["arr_0"])
+
+    train("steps", on_epoch=keep, batch_size=every)
+    run = train("mean", ema_momentum=0.8, batch_size=every)
+    mean, *later = kernels[: int(run.history["val_loss"].argmin()) + 1]
+    for kernel in later:
+        mean = 0.8 * mean + 0.2 * kernel
+    assert later, "the first epoch was best: this proves nothing"
+    np.testing.assert_allclose(read_weights(run.model)["logit/kernel"], mean, rtol=1e-4)
+
+
+def test_smoothed_labels_are_those_of_the_loss():
+    run = train("smoothed", label_smoothing=0.2)
+    logits, labels = find_logits(run.model, DATASET.val.images), DATASET.val.labels * 0.8 + 0.1
+    expected = (np.logaddexp(0, -logits) * labels + np.logaddexp(0, logits) * (1 - labels)).mean()
+    assert run.history["val_loss"].min() == pytest.approx(expected, rel=1e-3)
 
 
 def test_training_with_nothing_frozen_lowers_the_loss():
@@ -258,7 +306,7 @@ def test_a_variant_is_trained_on_with_the_label_of_its_image():
 
 
 def test_a_learning_rate_found_automatically_trains_as_the_same_number_does():
-    trainable, images, _ = prepare(build(0.5), HEAD, DATASET, 8, CACHE)
+    trainable, images, _ = prepare(build(0.5), HEAD, DATASET, PARAMS, CACHE)
     auto = PARAMS.model_copy(update={"learning_rate": "auto"})
     found, _ = choose_learning_rate(trainable, images, auto, {0: 1.0, 1: 1.0})
     assert_same(train("automatic", learning_rate="auto", epochs=1), train("number", learning_rate=found, epochs=1))

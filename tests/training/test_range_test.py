@@ -18,7 +18,7 @@ from pneumonia.training.suggestions import STEPS, draw_range_test, find_suggesti
 EQUAL = {0: 1.0, 1: 1.0}
 AUTO = FitParams(
     epochs=1, batch_size=8, learning_rate="auto", schedule="constant", cycle_epochs=1, base_share=1,
-    monitor="val_loss", patience=None, seed=1,
+    monitor="val_loss", patience=None, label_smoothing=0.0, ema_momentum=None, seed=1,
 )  # fmt: skip
 
 
@@ -52,40 +52,42 @@ def smooth_slowly(losses: pd.Series) -> list[float]:
 
 
 def test_the_learning_rate_rises_evenly_on_a_logarithmic_scale():
-    table = run_range_test(build(), make_images(), 1, EQUAL)
+    table = run_range_test(build(), make_images(), AUTO, EQUAL)
     assert table["learning_rate"].iloc[0] == pytest.approx(1e-7)
     np.testing.assert_allclose(np.diff(np.log10(table["learning_rate"])), 8 / (STEPS - 1), rtol=1e-4)
     np.testing.assert_allclose(table["log10_learning_rate"], np.log10(table["learning_rate"]), atol=1e-4)
 
 
 def test_the_loss_is_smoothed_without_a_bias_towards_zero():
-    table = run_range_test(build(), make_images(), 1, EQUAL)
+    table = run_range_test(build(), make_images(), AUTO, EQUAL)
     np.testing.assert_allclose(table["smoothed"], smooth_slowly(table["loss"]))
 
 
 def test_the_model_stays_the_same_bit_by_bit():
     model = build()
     before = read_bytes(model)
-    run_range_test(model, make_images(), 1, EQUAL)
+    run_range_test(model, make_images(), AUTO, EQUAL)
     assert read_bytes(model) == before
 
 
 def test_the_same_seed_gives_the_same_curve_and_another_one_another():
-    one, same, other = (run_range_test(build(), make_images(), seed, EQUAL) for seed in (1, 1, 2))
+    one, same, other = (
+        run_range_test(build(), make_images(), AUTO.model_copy(update={"seed": seed}), EQUAL) for seed in (1, 1, 2)
+    )
     pd.testing.assert_frame_equal(one, same, check_exact=True)
     assert one["loss"].tolist() != other["loss"].tolist()
 
 
 def test_class_weights_multiply_the_loss():
-    once = run_range_test(build(), make_images(), 1, EQUAL)
-    twice = run_range_test(build(), make_images(), 1, {0: 2.0, 1: 2.0})
+    once = run_range_test(build(), make_images(), AUTO, EQUAL)
+    twice = run_range_test(build(), make_images(), AUTO, {0: 2.0, 1: 2.0})
     assert twice["loss"][0] == pytest.approx(2 * once["loss"][0])
 
 
 def test_it_stops_once_the_loss_diverges():
     images = make_images()
     images.x *= 1e3  # pyright: ignore
-    table = run_range_test(build(), images, 1, EQUAL)
+    table = run_range_test(build(), images, AUTO, EQUAL)
     assert len(table) < STEPS
     assert table["smoothed"].iloc[-1] > 4 * table["smoothed"].min()
     assert (table["smoothed"].iloc[:-1] <= 4 * table["smoothed"].cummin().iloc[:-1]).all()
@@ -94,7 +96,7 @@ def test_it_stops_once_the_loss_diverges():
 def test_a_loss_that_is_not_finite_ends_the_test_and_gets_no_row():
     images = make_images()
     images.x[:, 0] = np.inf  # pyright: ignore
-    assert run_range_test(build(), images, 1, EQUAL).empty
+    assert run_range_test(build(), images, AUTO, EQUAL).empty
 
 
 def transcribe_valley(losses: list[float]) -> int:

@@ -14,7 +14,7 @@ from pneumonia.training.schedules import build_optimizer, list_rates
 HIGH, STEPS_PER_EPOCH = 1e-2, 8
 PARAMS = FitParams(
     epochs=5, batch_size=8, learning_rate=HIGH, schedule="constant", cycle_epochs=1.5, base_share=0.25,
-    monitor="val_loss", patience=None, seed=1,
+    monitor="val_loss", patience=None, label_smoothing=0.0, ema_momentum=None, seed=1,
 )  # fmt: skip
 TOTAL, CYCLE = 40, 12  # steps
 LOW = 0.25 * HIGH
