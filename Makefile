@@ -13,7 +13,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export LOGNAME ?= $(shell id -un 2>/dev/null)
 PORT ?= 5000
 
-.PHONY: help setup setup-backbones setup-remotes setup-dicom setup-server setup-dev packages repository repro retrain pull push test lint format compare crossval benchmark ui serve lock clean-cache
+.PHONY: help setup setup-backbones setup-audit setup-remotes setup-dicom setup-server setup-dev packages repository repro retrain pull push test lint format compare crossval benchmark ui serve lock clean-cache
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -21,6 +21,8 @@ help:  ## list the targets
 setup: .venv/requirements.txt  ## create .venv and install what is pinned in requirements.txt
 
 setup-backbones: .venv/requirements-backbones.txt  ## add weights of efficientnet_lite1 and 2, and KerasHub for resnet34's
+
+setup-audit: .venv/requirements-audit.txt  ## add cleanlab, which `python -m pneumonia audit` needs
 
 setup-remotes: .venv/requirements-remotes.txt  ## add what DVC needs for remotes on S3, Google Cloud, Azure and SSH
 
@@ -100,6 +102,7 @@ lock:  ## pin what pyproject.toml names, with hashes; needs uv. All of it at onc
 	$(COMPILE) --all-extras --group dev -o requirements-dev.txt
 	$(COMPILE) --constraint requirements-dev.txt -o requirements.txt
 	$(COMPILE) --extra backbones --constraint requirements-dev.txt -o requirements-backbones.txt
+	$(COMPILE) --extra audit --constraint requirements-dev.txt -o requirements-audit.txt
 	$(COMPILE) --extra remotes --constraint requirements-dev.txt -o requirements-remotes.txt
 	$(COMPILE) --extra dicom --extra serve --constraint requirements-dev.txt -o requirements-serve.txt
 	$(COMPILE) --extra server --constraint requirements-dev.txt -o requirements-server.txt

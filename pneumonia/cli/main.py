@@ -16,6 +16,7 @@ COMMANDS = {
     "status": "print the test metrics and the registered versions",
     "compare": "run recipes as experiments and set them side by side",
     "crossval": "cross-validate recipes over folds and seeds",
+    "audit": "list doubtful labels, near duplicates and outliers",
     "predict": "score images; not a medical device",
     "serve": "answer over HTTP: API and page",
     "retrain": "run the pipeline and compare its model with another commit's",

@@ -10,10 +10,6 @@ from pneumonia.core.names import check_rule
 # Whole numbers are strict, or YAML's `yes` would be 1. Floats are not: YAML 1.1 reads `1e-4` as text.
 Share = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
-Epochs = Annotated[int, Field(ge=1, le=1000, strict=True)]
-BatchSize = Annotated[int, Field(ge=1, le=4096, strict=True)]
-LearningRate = Annotated[float, Field(gt=0, le=1)]
-Patience = Annotated[int, Field(ge=1, strict=True)] | None
 Monitor = Literal["val_loss", "val_auc", "val_f1", "val_accuracy"]
 Schedule = Literal["constant", "cosine", "triangular", "triangular2", "exp_range", "one_cycle"]
 BatchNorm = Literal["frozen", "train"]
@@ -120,14 +116,14 @@ class ModelParams(Section):
 class FitParams(Section):
     """What both training phases have in common."""
 
-    epochs: Epochs
-    batch_size: BatchSize
-    learning_rate: LearningRate | Literal["auto"]
+    epochs: Annotated[int, Field(ge=1, le=1000, strict=True)]
+    batch_size: Annotated[int, Field(ge=1, le=4096, strict=True)]
+    learning_rate: Annotated[float, Field(gt=0, le=1)] | Literal["auto"]
     schedule: Schedule
     cycle_epochs: Annotated[float, Field(gt=0, le=1000)]
     base_share: Annotated[float, Field(gt=0, le=1)]
     monitor: Monitor
-    patience: Patience
+    patience: Annotated[int, Field(ge=1, strict=True)] | None
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     ema_momentum: Annotated[float, Field(gt=0, lt=1)] | None
     seed: Seed

@@ -55,6 +55,17 @@ def read_records(path: Path) -> pd.DataFrame:
     return read_table(path, DTYPES | {"split": "str"} if split else DTYPES)
 
 
+def read_splits(path: Path) -> pd.DataFrame:
+    """Read the table of the split stage: columns as in DTYPES, and `split`.
+
+    Raises:
+        InputError: there is none, or it is another table.
+    """
+    if not path.exists():
+        raise InputError(f"{path} does not exist.", expected="images that were split", remedy="dvc repro split")
+    return read_table(path, DTYPES | {"split": "str"}, remedy="dvc repro split")
+
+
 def read_predictions(file: str | Path | IO[bytes]) -> pd.DataFrame:
     """Read the predictions on the test images, as the evaluate stage wrote them."""
     return pd.read_csv(file, dtype={"path": "str", "sha256": "str", "patient_id": "str"}, keep_default_na=False)

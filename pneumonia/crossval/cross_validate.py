@@ -6,7 +6,7 @@ import pandas as pd
 
 from pneumonia.core.errors import InputError
 from pneumonia.core.runtime import use_threads
-from pneumonia.core.tables import read_records
+from pneumonia.core.tables import read_splits
 from pneumonia.crossval.folds import deal_folds
 from pneumonia.crossval.plan import Plan, Work
 from pneumonia.crossval.recipes import compose_recipes
@@ -57,13 +57,8 @@ def cross_validate(
 
 
 def _read_records(test: bool) -> pd.DataFrame:
-    if not SPLITS.exists() or not RAW.exists():
-        missing = SPLITS if not SPLITS.exists() else RAW
-        raise InputError(f"{missing} does not exist.", expected="images that were split", remedy="dvc repro split")
-    records = read_records(SPLITS)
-    if "split" not in records:
-        raise InputError(
-            f"{SPLITS} has no column split.", expected="output of the split stage", remedy="dvc repro split"
-        )
+    records = read_splits(SPLITS)
+    if not RAW.exists():
+        raise InputError(f"{RAW} does not exist.", expected="images that were split", remedy="dvc repro split")
     kept = records if test else records[records["split"] != "test"]
     return kept.drop(columns="split").reset_index(drop=True)

@@ -2,6 +2,7 @@
 
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -48,7 +49,7 @@ def judge_corrections(corrections: pd.DataFrame, records: pd.DataFrame) -> pd.Da
     })  # fmt: skip
 
 
-def _find_fault(row: dict[str, str], present: object) -> str | None:
+def _find_fault(row: dict[Any, str], present: object) -> str | None:
     if row["action"] not in ("relabel", "exclude"):
         return f"action {row['action']!r}"
     if row["action"] == "exclude" and row["label"]:

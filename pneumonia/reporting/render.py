@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from pneumonia.core.files import replacing
 
@@ -16,10 +16,11 @@ def render(template: str, path: Path, run: dict[str, Any], package: str = "pneum
         template: file in the folder `templates` of `package`; HTML is escaped, and an undefined name is an error.
         path: of the page.
         run: values by the names that the template uses.
-        package: that holds the folder `templates`.
+        package: that holds the folder `templates`; pages extend base.html of this one.
     """
     environment = Environment(
-        loader=PackageLoader(package), autoescape=select_autoescape(["html"]), undefined=StrictUndefined,
+        loader=ChoiceLoader([PackageLoader(package), PackageLoader("pneumonia.reporting")]),
+        autoescape=select_autoescape(["html"]), undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
     environment.filters |= {

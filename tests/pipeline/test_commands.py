@@ -15,6 +15,7 @@ WHY_NOT = {
     r"apt-get|pip install|setup-server|data\.source=kaggle": "asks a registry or a data set's host for gigabytes",
     r"docker": "needs Docker; tests/pipeline/test_container.py assembles the image and runs its command",
     r"-S recipe=|make compare|from_layer=auto": "trains for minutes; tests/experiments/test_compare.py runs both kinds",
+    r"pneumonia audit": "needs a cross-validation; tests/audit runs it",
     r"crossval": "trains for minutes; tests/crossval/test_run.py runs it",
     r"make retrain": "trains for minutes; tests/pipeline/test_workflows.py runs it",
     r"make test": "runs this test",

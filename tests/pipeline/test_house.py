@@ -28,7 +28,8 @@ ALLOWED = {
         *("core", "records", "augment", "models", "training", "inference", "evaluation", "reporting", "tracking"),
         "experiments",
     },
-    "cli": {"core", "inference", "experiments", "crossval", "registry", "serving", "tracking"},
+    "audit": {"core", "augment", "models", "inference", "reporting"},
+    "cli": {"core", "audit", "inference", "experiments", "crossval", "registry", "serving", "tracking"},
 }
 LONGEST, FULLEST = 220, 12  # lines in a file, files in a folder
 

@@ -135,7 +135,7 @@ def test_an_edit_reruns_the_stages_that_run_its_folder(finished: Path) -> None:
         "inference": {"evaluate", "report"},
         "evaluation": {"evaluate"},
         "reporting": {"report"},
-        **{folder: set() for folder in ("tracking", "registry", "serving", "crossval", "experiments", "cli")},
+        **{folder: set() for folder in ("tracking", "registry", "serving", "crossval", "audit", "experiments", "cli")},
     }
 
 

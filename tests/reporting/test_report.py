@@ -2,40 +2,19 @@
 
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 import yaml
+from documents import Page
 
 from pneumonia.core.files import sha256_file
 from pneumonia.core.params import Params
 from pneumonia.core.params_file import load_params
 from pneumonia.reporting.claims import collect_claims
 from pneumonia.reporting.report import describe_run, write_model_card, write_report
-
-
-class Page(HTMLParser):
-    """The text of a page and the addresses that it loads."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.text, self.asked, self.open = "", list[str](), list[str]()
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.asked += [str(value) for name, value in attrs if name in ("src", "href")]
-        if tag not in ("meta", "img", "br"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
-            self.text += data
 
 
 def describe(project: Path, **changes: Any) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Audit labels and images: what a person should look at, worst first."""
