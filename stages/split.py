@@ -7,13 +7,13 @@ from pneumonia.core.names import SPLITS
 from pneumonia.core.params import DataParams, SplitParams
 from pneumonia.core.stage import run_stage
 from pneumonia.core.tables import read_records, write_table
-from pneumonia.records.splits import assign_splits, describe_splits
+from pneumonia.records.splits import assign_splits, describe_splits, read_alike
 
 
-def split(records: Path, out: Path, report: Path, params: SplitParams, data: DataParams) -> str:
+def split(records: Path, near_duplicates: Path, out: Path, report: Path, params: SplitParams, data: DataParams) -> str:
     """Write the table with a column `split`, and its counts as a metric."""
     table = read_records(records)
-    assigned = assign_splits(table, params, each_image=data.patients == "each_image")
+    assigned = assign_splits(table, params, data.patients == "each_image", read_alike(near_duplicates, params))
     write_table(assigned, out)
     described = describe_splits(assigned, images=len(table))
     write_json(described, report)

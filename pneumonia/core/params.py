@@ -7,12 +7,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 
 from pneumonia.core.names import check_rule
 
-# Whole numbers are strict, or YAML's `yes` would be 1. Floats are not: YAML 1.1 reads `1e-4` as text.
+# Whole numbers are strict, or YAML's `yes` would be 1; floats are not: YAML 1.1 reads `1e-4` as text.
 Share = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
 Monitor = Literal["val_loss", "val_auc", "val_f1", "val_accuracy"]
 Schedule = Literal["constant", "cosine", "triangular", "triangular2", "exp_range", "one_cycle"]
-BatchNorm = Literal["frozen", "train"]
 ThresholdRule = Literal["youden", "f1", "sensitivity_floor"]
 Factor = Annotated[float, Field(gt=0, le=10)]
 PHANTOM_NOTICE = "Synthetic radiographs: no clinical meaning."
@@ -74,6 +73,7 @@ class SplitParams(Section):
 
     strategy: Literal["patient", "stratified", "original"]
     ratios: SplitRatios
+    group_near_duplicates: bool
     seed: Seed
 
 
@@ -137,7 +137,7 @@ class FinetuneParams(FitParams):
     """Training of the layers from `from_layer` on, with the head."""
 
     from_layer: Annotated[int, Field(ge=0, strict=True)] | str
-    batch_norm: BatchNorm
+    batch_norm: Literal["frozen", "train"]
 
 
 class EvaluateParams(Section):

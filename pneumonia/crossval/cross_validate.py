@@ -12,8 +12,9 @@ from pneumonia.crossval.plan import Plan, Work
 from pneumonia.crossval.recipes import compose_recipes
 from pneumonia.crossval.report import write_crossval
 from pneumonia.crossval.run import finish, run_plans
+from pneumonia.records.splits import read_alike
 
-SPLITS, RAW = Path("data/splits.csv"), Path("data/raw")
+SPLITS, NEAR_DUPLICATES, RAW = Path("data/splits.csv"), Path("data/near_duplicates.csv"), Path("data/raw")
 
 
 def cross_validate(
@@ -40,7 +41,8 @@ def cross_validate(
     if seeds < 1:
         raise InputError(f"{seeds} seeds train nothing.", expected="at least 1", remedy="raise --seeds")
     records = _read_records(test)
-    dealt = deal_folds(records, folds, first.split, each_image=first.data.patients == "each_image")
+    alike = read_alike(NEAR_DUPLICATES, first.split)
+    dealt = deal_folds(records, folds, first.split, first.data.patients == "each_image", alike)
     work = Work(dealt, seeds, head_only, RAW)
     plans = [Plan(name, params, work) for name, params in variants.items()]
     runs, reached = run_plans(plans)

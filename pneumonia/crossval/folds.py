@@ -11,7 +11,9 @@ from pneumonia.core.tables import count_unknown
 from pneumonia.records.splits import deal_patients, group_patients
 
 
-def deal_folds(records: pd.DataFrame, folds: int, params: SplitParams, each_image: bool) -> list[pd.DataFrame]:
+def deal_folds(
+    records: pd.DataFrame, folds: int, params: SplitParams, each_image: bool, alike: pd.DataFrame | None = None
+) -> list[pd.DataFrame]:
     """Return, for each fold, the images with a column `split`: what is held out is test, the rest train and val.
 
     scikit-learn's StratifiedGroupKFold deals. The rest of a fold is dealt once more, in the ratio of `train` to `val`
@@ -23,6 +25,7 @@ def deal_folds(records: pd.DataFrame, folds: int, params: SplitParams, each_imag
         folds: how many, at least 2.
         params: section split.
         each_image: whether the user said that an image whose patient is unknown counts as a patient.
+        alike: pairs of near duplicates to keep together, see `group_patients`.
 
     Raises:
         InputError: patients are unknown, or too few of a class for so many folds, or for a validation part.
@@ -33,7 +36,7 @@ def deal_folds(records: pd.DataFrame, folds: int, params: SplitParams, each_imag
             expected="the patient of every image, as folds keep a patient together",
             remedy="set data.patients (docs/data.md, Patients), to each_image if no patient has two images",
         )
-    groups = group_patients(records)
+    groups = group_patients(records, alike)
     counts = pd.Series(groups).groupby(records["label"].to_numpy()).nunique().reindex(CLASSES, fill_value=0)
     if folds < 2 or counts.min() < folds:
         raise InputError(
@@ -46,7 +49,7 @@ def deal_folds(records: pd.DataFrame, folds: int, params: SplitParams, each_imag
     for rest, held_out in dealer.split(records, records["label"], groups):
         split = np.full(len(records), "test", dtype=object)
         shares = (params.ratios.train, params.ratios.val)
-        split[rest] = np.array(["train", "val"])[deal_patients(records.iloc[rest], shares, params.seed)]
+        split[rest] = np.array(["train", "val"])[deal_patients(records.iloc[rest], shares, params.seed, alike)]
         tables.append(_check(records.assign(split=split), records.iloc[held_out]))
     return tables
 

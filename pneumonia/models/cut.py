@@ -2,12 +2,12 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Literal
 
 import keras
 from keras import layers
 
 from pneumonia.core.errors import InputError
-from pneumonia.core.params import BatchNorm
 from pneumonia.models.backbones import find_backbone
 
 
@@ -70,7 +70,7 @@ class Cut:
     trainable: keras.Model
 
 
-def cut_model(model: keras.Model, batch_norm: BatchNorm = "frozen") -> Cut:
+def cut_model(model: keras.Model, batch_norm: Literal["frozen", "train"] = "frozen") -> Cut:
     """Cut a classifier at the last tensor on which every trainable layer depends, see `freeze_below`.
 
     The frozen part is cut once more at the backbone's default cut. So images pass the lower layers once: the head

@@ -1,5 +1,6 @@
 """Assign every image to train, val or test."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,14 @@ from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 from pneumonia.core.errors import EXAMPLES, InputError
 from pneumonia.core.names import CLASSES, SPLITS
 from pneumonia.core.params import SplitParams
-from pneumonia.core.tables import count_unknown, tell_apart
+from pneumonia.core.tables import count_unknown, read_table, tell_apart
+
+PAIRS = {"sha256": "str", "other_sha256": "str"}  # of two files
 
 
-def assign_splits(records: pd.DataFrame, params: SplitParams, each_image: bool = False) -> pd.DataFrame:
+def assign_splits(
+    records: pd.DataFrame, params: SplitParams, each_image: bool = False, alike: pd.DataFrame | None = None
+) -> pd.DataFrame:
     """Return the records with a column `split`.
 
     Strategies `patient` and `original` keep every patient and all copies of one picture within one split. `original`
@@ -25,6 +30,7 @@ def assign_splits(records: pd.DataFrame, params: SplitParams, each_image: bool =
         records: merged images, columns as in DTYPES.
         params: section `split` of params.yaml.
         each_image: whether the user said that an image whose patient is unknown counts as a patient.
+        alike: pairs of near duplicates, see `group_patients`.
 
     Raises:
         InputError: patients are unknown or too few, `original` finds no train or test folder, or a split would lack a
@@ -33,19 +39,38 @@ def assign_splits(records: pd.DataFrame, params: SplitParams, each_image: bool =
     if params.strategy != "stratified" and not each_image:
         _refuse_unknown(records, params.strategy)
     assign = {"patient": _by_patient, "stratified": _by_image, "original": _by_folder}[params.strategy]
-    table = records.assign(split=assign(records, params))
+    table = records.assign(split=assign(records, params, alike))
     table = table[table["split"] != ""].reset_index(drop=True)
     _check(table, params)
     return table
 
 
-def group_patients(records: pd.DataFrame) -> npt.NDArray[np.int64]:
-    """Return a group number per image, shape (n,): images of one patient, and of patients linked by one picture."""
+def read_alike(path: Path, params: SplitParams) -> pd.DataFrame | None:
+    """Return the pairs of near duplicates that splits and folds keep together, None if `params` do not ask for it.
+
+    Raises:
+        InputError: the file is no table of pairs.
+    """
+    remedy = f"copy reports/audit/pairs.csv to {path} (docs/audit.md), or set split.group_near_duplicates to false"
+    return read_table(path, PAIRS, remedy) if params.group_near_duplicates else None
+
+
+def group_patients(records: pd.DataFrame, alike: pd.DataFrame | None = None) -> npt.NDArray[np.int64]:
+    """Return a group number per image, shape (n,): images of one patient, and of patients linked by one picture.
+
+    Args:
+        records: columns as in DTYPES.
+        alike: pairs of images that link their patients too, columns as in PAIRS; of other images they mean nothing.
+    """
     patients, names = pd.factorize(tell_apart(records))
     pictures, digests = pd.factorize(records["pixels_sha256"])
-    nodes = len(names) + len(digests)
-    links = coo_array((np.ones(len(records), bool), (patients, pictures + len(names))), shape=(nodes, nodes))
-    return connected_components(links, directed=False)[1][patients]
+    links, nodes = np.stack([patients, pictures + len(names)]), len(names) + len(digests)
+    if alike is not None:
+        places = pd.Series(links[1], records["sha256"]).groupby(level=0).first()
+        known = alike[alike.isin(places.index).all(axis="columns")]
+        links = np.concatenate([links, np.stack([places[known[column]] for column in PAIRS])], axis=1)
+    graph = coo_array((np.ones(links.shape[1], bool), tuple(links)), shape=(nodes, nodes))
+    return connected_components(graph, directed=False)[1][patients]
 
 
 def _refuse_unknown(records: pd.DataFrame, strategy: str) -> None:
@@ -59,12 +84,12 @@ def _refuse_unknown(records: pd.DataFrame, strategy: str) -> None:
         )
 
 
-def _by_patient(records: pd.DataFrame, params: SplitParams) -> npt.NDArray[Any]:
+def _by_patient(records: pd.DataFrame, params: SplitParams, alike: pd.DataFrame | None) -> npt.NDArray[Any]:
     ratios = params.ratios
-    return np.array(SPLITS)[deal_patients(records, (ratios.train, ratios.val, ratios.test), params.seed)]
+    return np.array(SPLITS)[deal_patients(records, (ratios.train, ratios.val, ratios.test), params.seed, alike)]
 
 
-def _by_image(records: pd.DataFrame, params: SplitParams) -> npt.NDArray[Any]:
+def _by_image(records: pd.DataFrame, params: SplitParams, alike: pd.DataFrame | None) -> npt.NDArray[Any]:
     rest = params.ratios.val + params.ratios.test
     split = np.full(len(records), "train", dtype=object)
     everyone = np.arange(len(records))
@@ -80,8 +105,8 @@ def _by_image(records: pd.DataFrame, params: SplitParams) -> npt.NDArray[Any]:
     return split
 
 
-def _by_folder(records: pd.DataFrame, params: SplitParams) -> npt.NDArray[Any]:
-    folder, group = records["source_folder"], pd.Series(group_patients(records))
+def _by_folder(records: pd.DataFrame, params: SplitParams, alike: pd.DataFrame | None) -> npt.NDArray[Any]:
+    folder, group = records["source_folder"], pd.Series(group_patients(records, alike))
     if not {"train", "test"} <= set(folder):
         raise InputError(
             f"split.strategy is original, but the source folders are {', '.join(sorted(set(folder)))}.",
@@ -92,7 +117,7 @@ def _by_folder(records: pd.DataFrame, params: SplitParams) -> npt.NDArray[Any]:
     pool = ~tested & ~group.isin(group[tested]).to_numpy()
     ratios = params.ratios
     split = np.where(tested, "test", "").astype(object)
-    split[pool] = np.array(SPLITS)[deal_patients(records[pool], (ratios.train, ratios.val), params.seed)]
+    split[pool] = np.array(SPLITS)[deal_patients(records[pool], (ratios.train, ratios.val), params.seed, alike)]
     split[pool & group.isin(group[folder.eq("val").to_numpy()]).to_numpy()] = "val"
     return split
 
@@ -107,13 +132,15 @@ def _parts(shares: tuple[float, ...]) -> list[int]:
     return parts.tolist()
 
 
-def deal_patients(records: pd.DataFrame, shares: tuple[float, ...], seed: int) -> npt.NDArray[np.int64]:
+def deal_patients(
+    records: pd.DataFrame, shares: tuple[float, ...], seed: int, alike: pd.DataFrame | None = None
+) -> npt.NDArray[np.int64]:
     """Return the part that each image falls to, (n,): groups of patients are dealt into stratified folds, some a part.
 
     Raises:
         InputError: there are fewer patients of a class than folds.
     """
-    groups, parts = group_patients(records), _parts(shares)
+    groups, parts = group_patients(records, alike), _parts(shares)
     smallest = pd.Series(groups).groupby(records["label"].to_numpy()).nunique()
     if len(smallest) < 2 or smallest.min() < sum(parts):
         raise _too_few(f"{smallest.to_dict()} patients per class")

@@ -11,7 +11,9 @@ from pneumonia.core.params import SplitParams, SplitRatios
 from pneumonia.crossval.folds import deal_folds
 from pneumonia.records.splits import group_patients
 
-SPLIT = SplitParams(strategy="patient", ratios=SplitRatios(train=0.6, val=0.2, test=0.2), seed=5)
+SPLIT = SplitParams(
+    strategy="patient", ratios=SplitRatios(train=0.6, val=0.2, test=0.2), group_near_duplicates=False, seed=5
+)
 
 
 def make_table(normal: int = 60, ill: int = 100) -> pd.DataFrame:
@@ -38,6 +40,14 @@ def test_no_patient_and_no_picture_is_on_two_sides_and_every_image_is_held_out_o
         for column in ("patient_id", "pixels_sha256"):
             assert fold.groupby(column)["split"].nunique().eq(1).all()
         assert fold.groupby("split")["label"].nunique().to_dict() == dict.fromkeys(("train", "val", "test"), 2)
+
+
+def test_near_duplicates_stay_on_one_side_of_every_fold() -> None:
+    table = make_table()
+    pairs = pd.DataFrame(table["sha256"].to_numpy()[:40].reshape(20, 2), columns=["sha256", "other_sha256"])
+    for fold in deal_folds(table, 3, SPLIT, each_image=False, alike=pairs):
+        split = fold.set_index("sha256")["split"]
+        assert (split[pairs["sha256"]].to_numpy() == split[pairs["other_sha256"]].to_numpy()).all()
 
 
 def test_folds_are_those_of_stratified_group_k_fold() -> None:

@@ -123,7 +123,9 @@ def find_novel(model: keras.Model, raw: Path) -> dict[str, float]:
 
     Up to 100 images of other patients are the images like them.
     """
-    params = SplitParams(strategy="patient", ratios=SplitRatios(train=0.75, val=0.125, test=0.125), seed=1)
+    params = SplitParams(
+        strategy="patient", ratios=SplitRatios(train=0.75, val=0.125, test=0.125), group_near_duplicates=False, seed=1
+    )
     table = assign_splits(merge_folders(scan_images(raw)[0], drop_duplicates=True), params)
     train, val, test = (
         read_split(table[table["split"] == split].sample(frac=1, random_state=0)[:most], raw, SIDE).images

@@ -95,10 +95,10 @@ def run(folder: Path, rule: str, strategy: str = "patient") -> tuple[pd.DataFram
     data = DataParams(source="folder", path=folder, patients=rule, images=48, seed=0)
     raw, records, merged, splits, report = map(Path, ("raw", "records.csv", "merged.csv", "splits.csv", "split.json"))
     fetch(raw, data)
-    corrections = ROOT / "data" / "corrections.csv"
+    corrections, pairs = (ROOT / "data" / name for name in ("corrections.csv", "near_duplicates.csv"))
     validate(raw, corrections, records, Path("refused.csv"), Path("results.json"), Path("docs"), PARAMS.validate_, data)
     merge(records, corrections, merged, PARAMS.merge)
-    split(merged, splits, report, PARAMS.split.model_copy(update={"strategy": strategy}), data)
+    split(merged, pairs, splits, report, PARAMS.split.model_copy(update={"strategy": strategy}), data)
     return read_records(splits), json.loads(report.read_text())
 
 

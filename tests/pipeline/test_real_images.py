@@ -35,7 +35,7 @@ def stratified(params: Params) -> pd.DataFrame:
     if not REAL_IMAGES.exists():
         pytest.skip(f"the real images are not at {REAL_IMAGES}")
     records, _ = scan_images(REAL_IMAGES)
-    seed_system = SplitParams(strategy="stratified", ratios=params.split.ratios, seed=123)
+    seed_system = SplitParams(strategy="stratified", ratios=params.split.ratios, group_near_duplicates=False, seed=123)
     return assign_splits(merge_folders(records, drop_duplicates=False), seed_system)
 
 
@@ -58,7 +58,7 @@ def test_published_weights_tell_pneumonia_from_normal_images_of_other_patients(
         backbone=f"efficientnet_lite{size}", weights="imagenet", head="sigmoid", image_size="auto", dropout=0.0
     )
     model = build_model(weights)
-    of_patients = SplitParams(strategy="patient", ratios=params.split.ratios, seed=123)
+    of_patients = SplitParams(strategy="patient", ratios=params.split.ratios, group_near_duplicates=False, seed=123)
     table = assign_splits(stratified.drop(columns="split"), of_patients)
 
     def pool(split: str) -> tuple[np.ndarray, np.ndarray]:

@@ -1,5 +1,6 @@
 """No patient is in two splits, the shares are as requested, and the same seed gives the same split."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,16 @@ from hypothesis import strategies as st
 from pneumonia.core.errors import InputError
 from pneumonia.core.params import SplitParams, SplitRatios
 from pneumonia.records.merge import merge_folders
-from pneumonia.records.splits import SPLITS, assign_splits, count_crossing, describe_splits, group_patients
+from pneumonia.records.splits import SPLITS, assign_splits, count_crossing, describe_splits, group_patients, read_alike
 
 KAGGLE = (1_583, 4_273)  # images without, with pneumonia
 
 
 def make_params(strategy: Any = "patient", ratios: tuple[float, ...] = (0.8, 0.1, 0.1), seed: int = 123) -> SplitParams:
     train, val, test = ratios
-    return SplitParams(strategy=strategy, ratios=SplitRatios(train=train, val=val, test=test), seed=seed)
+    return SplitParams(
+        strategy=strategy, ratios=SplitRatios(train=train, val=val, test=test), group_near_duplicates=False, seed=seed
+    )
 
 
 def make_records(normal: int, pneumonia: int, seed: int = 0, images: int = 4, copies: int = 0) -> pd.DataFrame:
@@ -70,6 +73,41 @@ def test_copies_of_a_picture_link_patients_also_through_others_and_images_of_unk
     groups = group_patients(records)
     assert len(set(groups[:4])) == 1
     assert groups[4] != groups[0]
+
+
+def make_pairs(*pairs: tuple[str, str]) -> pd.DataFrame:
+    return pd.DataFrame(pairs, columns=["sha256", "other_sha256"], dtype="str")
+
+
+def test_near_duplicates_link_patients_and_pairs_of_other_images_nobody():
+    records = make_records(3, 3, images=1)
+    digests = records["sha256"].tolist()
+    pairs = make_pairs((digests[0], digests[4]), (digests[4], digests[2]), (digests[1], "f" * 64))
+    groups = group_patients(records, pairs)
+    assert groups[0] == groups[4] == groups[2]
+    assert len(set(groups)) == 4
+    assert group_patients(records, make_pairs()).tolist() == group_patients(records).tolist()
+
+
+@settings(derandomize=True, max_examples=5, deadline=None)
+@given(strategy=st.sampled_from(["patient", "original"]), seed=st.integers(0, 10_000))
+def test_no_pair_of_near_duplicates_is_in_two_splits(strategy: str, seed: int):
+    records = make_records(120, 200, seed)
+    chosen = np.random.default_rng(seed).choice(records["sha256"], (12, 2), replace=False)
+    table = assign_splits(records, make_params(strategy, seed=seed), alike=make_pairs(*map(tuple, chosen)))
+    splits = table.set_index("sha256")["split"]
+    pairs = [(splits[one], splits[other]) for one, other in chosen if {one, other} <= set(splits.index)]
+    assert pairs and all(one == other for one, other in pairs)
+
+
+def test_pairs_are_read_only_if_asked_for_and_must_be_pairs(tmp_path: Path):
+    asked = make_params().model_copy(update={"group_near_duplicates": True})
+    (tmp_path / "pairs.csv").write_text("sha256,other_sha256,distance\na,b,0.01\n")
+    (tmp_path / "less.csv").write_text("sha256\na\n")
+    assert read_alike(tmp_path / "less.csv", make_params()) is None
+    assert read_alike(tmp_path / "pairs.csv", asked).to_numpy().tolist() == [["a", "b"]]  # pyright: ignore[reportOptionalMemberAccess]
+    with pytest.raises(InputError, match="is not a table of this pipeline"):
+        read_alike(tmp_path / "less.csv", asked)
 
 
 @pytest.mark.parametrize(
