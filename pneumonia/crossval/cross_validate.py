@@ -1,6 +1,7 @@
 """Cross-validate recipes: deal folds, run them all, write what was found."""
 
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
@@ -8,6 +9,7 @@ from pneumonia.core.errors import InputError
 from pneumonia.core.runtime import use_threads
 from pneumonia.core.tables import read_splits
 from pneumonia.crossval.folds import deal_folds
+from pneumonia.crossval.kinds import cross_validate_kinds
 from pneumonia.crossval.plan import Plan, Work
 from pneumonia.crossval.recipes import compose_recipes
 from pneumonia.crossval.report import write_crossval
@@ -18,8 +20,9 @@ SPLITS, NEAR_DUPLICATES, RAW = Path("data/splits.csv"), Path("data/near_duplicat
 
 
 def cross_validate(
-    recipes: list[str], settings: list[str], folds: int, seeds: int, test: bool, head_only: bool, out: Path
-) -> pd.DataFrame:
+    recipes: list[str], settings: list[str], folds: int, seeds: int, test: bool, head_only: bool, out: Path,
+    target: Literal["label", "kind"] = "label",
+) -> pd.DataFrame:  # fmt: skip
     """Cross-validate recipes on the images that the split stage dealt, and return the table of metrics.
 
     Args:
@@ -30,6 +33,7 @@ def cross_validate(
         test: whether the test split takes part; else none of its images is read.
         head_only: whether to stop after the first phase.
         out: folder to write to.
+        target: label, or kind for `cross_validate_kinds`, which writes to a folder of this name in `out`.
 
     Raises:
         InputError: the pipeline has not run up to its split, a recipe or setting cannot be used, folds cannot be dealt,
@@ -42,6 +46,8 @@ def cross_validate(
         raise InputError(f"{seeds} seeds train nothing.", expected="at least 1", remedy="raise --seeds")
     records = _read_records(test)
     alike = read_alike(NEAR_DUPLICATES, first.split)
+    if target == "kind":
+        return cross_validate_kinds(variants, records, RAW, alike, folds, seeds, out / target)
     dealt = deal_folds(records, folds, first.split, first.data.patients == "each_image", alike)
     work = Work(dealt, seeds, head_only, RAW)
     plans = [Plan(name, params, work) for name, params in variants.items()]

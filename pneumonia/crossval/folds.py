@@ -1,5 +1,7 @@
 """Deal images into folds: stratified by class, and grouped by patient and by identical pixels."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
@@ -12,8 +14,9 @@ from pneumonia.records.splits import deal_patients, group_patients
 
 
 def deal_folds(
-    records: pd.DataFrame, folds: int, params: SplitParams, each_image: bool, alike: pd.DataFrame | None = None
-) -> list[pd.DataFrame]:
+    records: pd.DataFrame, folds: int, params: SplitParams, each_image: bool, alike: pd.DataFrame | None = None,
+    classes: Sequence[str] = CLASSES,
+) -> list[pd.DataFrame]:  # fmt: skip
     """Return, for each fold, the images with a column `split`: what is held out is test, the rest train and val.
 
     scikit-learn's StratifiedGroupKFold deals. The rest of a fold is dealt once more, in the ratio of `train` to `val`
@@ -26,6 +29,7 @@ def deal_folds(
         params: section split.
         each_image: whether the user said that an image whose patient is unknown counts as a patient.
         alike: pairs of near duplicates to keep together, see `group_patients`.
+        classes: that labels are of; every part of a fold holds all of them.
 
     Raises:
         InputError: patients are unknown, or too few of a class for so many folds, or for a validation part.
@@ -37,7 +41,7 @@ def deal_folds(
             remedy="set data.patients (docs/data.md, Patients), to each_image if no patient has two images",
         )
     groups = group_patients(records, alike)
-    counts = pd.Series(groups).groupby(records["label"].to_numpy()).nunique().reindex(CLASSES, fill_value=0)
+    counts = pd.Series(groups).groupby(records["label"].to_numpy()).nunique().reindex(classes, fill_value=0)
     if folds < 2 or counts.min() < folds:
         raise InputError(
             f"{folds} folds cannot be dealt: there are {counts.to_dict()} patients of each class.",
@@ -50,17 +54,17 @@ def deal_folds(
         split = np.full(len(records), "test", dtype=object)
         shares = (params.ratios.train, params.ratios.val)
         split[rest] = np.array(["train", "val"])[deal_patients(records.iloc[rest], shares, params.seed, alike)]
-        tables.append(_check(records.assign(split=split), records.iloc[held_out]))
+        tables.append(_check(records.assign(split=split), records.iloc[held_out], classes))
     return tables
 
 
-def _check(table: pd.DataFrame, held_out: pd.DataFrame) -> pd.DataFrame:
-    """Return the table if each of its parts holds both classes; an AUC needs them, and so does a temperature."""
+def _check(table: pd.DataFrame, held_out: pd.DataFrame, expected: Sequence[str]) -> pd.DataFrame:
+    """Return the table if each of its parts holds all classes; an AUC needs them, and so does a temperature."""
     classes = table.groupby("split")["label"].nunique()
-    if len(classes) < 3 or classes.min() < len(CLASSES):
+    if len(classes) < 3 or classes.min() < len(expected):
         raise InputError(
             f"A fold of {len(held_out):,} images would lack a class in one of its parts: {classes.to_dict()}.",
-            expected="both classes in training, in validation and in what is held out",
+            expected="all classes in training, in validation and in what is held out",
             remedy="lower --folds, raise split.ratios.val, or add images",
         )
     return table

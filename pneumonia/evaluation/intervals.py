@@ -77,18 +77,23 @@ def resample(meter: Meter, values: Mapping[str, float], patients: Patients, resa
         resamples: how many to draw.
         seed: of the draw.
     """
-    drawn = np.hstack([meter(weights) for weights in _draw_weights(patients, resamples, seed)])
-    tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
-    rows = []
-    for name, figures in zip(METRICS, drawn, strict=True):
-        defined = figures[~np.isnan(figures)]
-        bounds = np.quantile(defined, tails) if len(defined) and name not in NO_INTERVAL else (np.nan, np.nan)
-        rows.append((values[name], *bounds))
+    drawn = np.hstack([meter(weights) for weights in draw_weights(patients, resamples, seed)])
+    rows = [
+        (values[name], *((np.nan, np.nan) if name in NO_INTERVAL else find_bounds(figures)))
+        for name, figures in zip(METRICS, drawn, strict=True)
+    ]
     return pd.DataFrame(rows, pd.Index(METRICS, name="metric"), ["value", "low", "high"])
 
 
-def _draw_weights(patients: Patients, resamples: int, seed: int) -> Iterator[Floats]:
-    """Yield how often each image is drawn, shape (some of the resamples, images)."""
+def find_bounds(figures: Floats) -> tuple[float, float]:
+    """Return the percentile interval of what resamples gave, (resamples,); NaN does not count, and is of nothing."""
+    defined = figures[~np.isnan(figures)]
+    low, high = np.quantile(defined, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if len(defined) else (np.nan, np.nan)
+    return float(low), float(high)
+
+
+def draw_weights(patients: Patients, resamples: int, seed: int) -> Iterator[Floats]:
+    """Yield how often each image is drawn with its patient, shape (some of the resamples, images)."""
     names, owners = np.unique(patients, return_inverse=True)
     rng, size = np.random.default_rng(seed), max(1, BLOCK // len(patients))
     for start in range(0, resamples, size):
