@@ -211,7 +211,7 @@ def test_no_usual_bootstrap_interval_of_the_calibration_error_holds_0_for_a_cali
             prepare_meter(labels, probabilities, 0.5),
             measure(labels, probabilities, 0.5)["calibration_error"],
         )
-        drawn = np.hstack([meter(weights)[row] for weights in intervals._draw_weights(np.arange(300), 300, study)])
+        drawn = np.hstack([meter(weights)[row] for weights in intervals.draw_weights(np.arange(300), 300, study)])
         shift = 2 * normal.inv_cdf(np.clip((drawn <= value).mean(), 1 / 301, 300 / 301))
         low, high = np.quantile(drawn, [0.025, 0.975])
         held["percentile"] += low <= 0
