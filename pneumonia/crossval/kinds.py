@@ -27,6 +27,7 @@ from pneumonia.models.activations import ActivationCache
 from pneumonia.models.backbones import find_image_size
 from pneumonia.models.classifier import build_model
 from pneumonia.models.cut import cut_model
+from pneumonia.training.batches import Batches
 from pneumonia.training.fit import make_deterministic
 from pneumonia.training.schedules import build_optimizer
 
@@ -120,6 +121,18 @@ def _run(
                 progress.update()
 
 
+class _Shuffled(Batches):
+    """Batches in another order each epoch."""
+
+    def __init__(self, x: Floats, y: npt.NDArray[Any], batch_size: int, seed: int) -> None:
+        super().__init__(x, y, batch_size)
+        self.rng = np.random.default_rng(seed)
+        self.on_epoch_end()
+
+    def on_epoch_end(self) -> None:
+        self.rows = self.rng.permutation(len(self.y))
+
+
 def fit_head(
     features: Floats, kinds: npt.NDArray[Any], train: npt.NDArray[Any], val: npt.NDArray[Any], params: Params, seed: int
 ) -> npt.NDArray[np.float32]:
@@ -132,12 +145,12 @@ def fit_head(
     )
     weights = compute_class_weight("balanced", classes=np.arange(len(KINDS)), y=kinds[train])
     best = keras.callbacks.EarlyStopping("val_loss", patience=params.train.epochs, restore_best_weights=True)
+    batches = _Shuffled(features[train], kinds[train], params.train.batch_size, seed)
     head.fit(
-        features[train], kinds[train], batch_size=params.train.batch_size, epochs=params.train.epochs,
-        validation_data=(features[val], kinds[val]), class_weight=dict(enumerate(weights)), callbacks=[best],
-        verbose=0,  # pyright: ignore[reportArgumentType]
+        batches, epochs=params.train.epochs, validation_data=Batches(features[val], kinds[val], 1024), shuffle=False,
+        class_weight=dict(enumerate(weights)), callbacks=[best], verbose=0,  # pyright: ignore[reportArgumentType]
     )  # fmt: skip
-    return head.predict(features, batch_size=1024, verbose=0)  # pyright: ignore[reportArgumentType]
+    return np.asarray(head(features, training=False))
 
 
 def measure_kinds(predictions: pd.DataFrame, patients: "pd.Series[str]", params: EvaluateParams) -> pd.DataFrame:
