@@ -16,7 +16,6 @@ from pneumonia.images.refusal import ImageRefusedError, LimitExceededError
 from pneumonia.images.workers import Decoders
 from pneumonia.inference.heatmaps import Maps
 from pneumonia.inference.predictor import Answer, Predictor
-from pneumonia.inference.scores import BATCH_SIZE
 from pneumonia.registry.load import find_current, is_file, load_predictor
 
 LOG = logging.getLogger("pneumonia")
@@ -42,8 +41,9 @@ class Reply:
 
 # Workers; for a file the seconds, MB on top of what a worker starts with, and pixels. Most files take milliseconds;
 # those that may take long wait for each other, and nobody waits for them.
-LANES = (2, 1, 192, 4_000_000), (1, 10, 416, float("inf"))
+LANES = (2, 1, 96, 4_000_000), (1, 10, 336, float("inf"))
 MOST_SLOW = 16  # files that wait in the last lane; more requests would take the places of all others
+MOST_SCORED = 16  # images of a forward pass; 64 take 250 MB more and little less time
 TOGETHER = 2  # files of a request that wait for a worker; a request of many would hold up the others
 
 
@@ -169,7 +169,7 @@ class Batcher:
         """Form each batch from what arrived while the model was busy with the one before."""
         while True:
             batch = [await self._queue.get()]
-            while len(batch) < BATCH_SIZE and not self._queue.empty():
+            while len(batch) < MOST_SCORED and not self._queue.empty():
                 batch.append(self._queue.get_nowait())
             # Some callers may have given up; after a reload the queue holds images for both models.
             batch = [waiting for waiting in batch if not waiting.answer.done()]

@@ -182,7 +182,9 @@ class Guard:
 
         async def count() -> Message:
             try:
-                message = await asyncio.wait_for(receive(), None if upload.complete else STALL_SECONDS)
+                # Python 3.11's wait_for forgets a cancellation when something arrives at the same time.
+                async with asyncio.timeout(None if upload.complete else STALL_SECONDS):
+                    message = await receive()
             except TimeoutError:
                 raise HTTPException(408, f"No data for {STALL_SECONDS} seconds.", {"Connection": "close"}) from None
             upload.size += len(message.get("body", b""))

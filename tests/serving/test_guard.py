@@ -1,5 +1,6 @@
 """Requests beyond a limit, or without the key, are refused before they cost anything."""
 
+import asyncio
 import base64
 import threading
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from services import HEAD, KEY, Build, Serve, attach, call_app, check_problem, c
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
+from starlette.types import Message, Receive, Send
 from uploads import MULTIPART, PART, PNG
 
 from pneumonia.cli import serve as serve_command
@@ -129,6 +131,46 @@ def test_all_bodies_together_have_a_limit_beyond_which_the_largest_is_refused(
         status = first.result().status_code if complete else int(connection.recv(12)[9:])  # pyright: ignore
         busy.set()
         assert (status, [other.result().status_code for other in others]) == (503, [200, 200])
+
+
+def test_requests_that_are_cut_off_end_though_their_bytes_keep_coming():
+    piece, taken, statuses = 2**16, dict[int, int](), list[int]()
+    most = 0
+
+    async def read(scope: Any, receive: Receive, send: Send) -> None:
+        nonlocal most
+        try:
+            while (await receive())["more_body"]:
+                taken[id(scope)] = taken.get(id(scope), 0) + piece
+                most = max(most, sum(taken.values()))
+        finally:
+            taken.pop(id(scope), None)
+        await PlainTextResponse("read")(scope, receive, send)
+
+    async def upload(to: Guard, wait: int) -> None:
+        for _ in range(wait):  # so that they are at different points when one is cut off
+            await asyncio.sleep(0)
+        left = iter([*[True] * 15, False])
+
+        async def receive() -> Message:
+            await asyncio.sleep(0)
+            return {"type": "http.request", "body": bytes(piece), "more_body": next(left)}
+
+        async def send(message: Message) -> None:
+            statuses.extend([message["status"]] if "status" in message else [])
+
+        await to({"type": "http", "method": "POST", "path": "/v1/predict", "headers": []}, receive, send)
+
+    async def upload_together() -> None:
+        to = Guard(
+            read, routes=[Route("/v1/predict", PlainTextResponse, methods=["POST"])], is_ready=lambda: True, hosts=["*"],
+            key="", max_bytes=2**20, max_held_bytes=2**20, max_in_flight=20, timeout_seconds=20,
+        )  # fmt: skip
+        await asyncio.gather(*(upload(to, number) for number in range(12)))
+
+    asyncio.run(upload_together())
+    assert sorted(set(statuses)) == [200, 503]
+    assert most <= 2**20 + 12 * piece  # of each what it had in hand
 
 
 def test_a_body_beyond_the_limit_of_all_is_refused_unread_if_it_is_the_largest(build: Build):
