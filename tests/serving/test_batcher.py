@@ -21,7 +21,7 @@ from pneumonia.images.workers import Decoders
 from pneumonia.inference.predictor import Predictor
 from pneumonia.serving import batcher as batching
 from pneumonia.serving.app import create_app
-from pneumonia.serving.batcher import Batcher
+from pneumonia.serving.batcher import MOST_SCORED, Batcher
 from pneumonia.serving.settings import Settings
 
 
@@ -30,17 +30,17 @@ def test_images_of_concurrent_requests_share_a_batch_and_each_gets_its_own_answe
 ):
     app = build()
     queued = count_queued(app)
-    with listening(app) as url, ThreadPoolExecutor(24) as callers:
+    with listening(app) as url, ThreadPoolExecutor(MOST_SCORED + 1) as callers:
 
         def call(number: int) -> float:
             response = requests.post(f"{url}/v1/predict", files=attach(JPEGS[number % 6]), timeout=90)
             return response.json()["images"][0]["probability"]
 
-        calls = callers.map(call, range(24))
-        wait_until(lambda: len(queued) == 24)
+        calls = callers.map(call, range(MOST_SCORED + 1))
+        wait_until(lambda: len(queued) == MOST_SCORED + 1)
         busy.set()
         found = list(calls)
-    expected = [predict(predictors["1"], JPEGS[number % 6])["probability"] for number in range(24)]
+    expected = [predict(predictors["1"], JPEGS[number % 6])["probability"] for number in range(MOST_SCORED + 1)]
     assert found == pytest.approx(expected, abs=1e-6)
     assert app.state.batcher.batches == 2
 

@@ -162,9 +162,10 @@ def test_requests_that_are_cut_off_end_though_their_bytes_keep_coming():
         await to({"type": "http", "method": "POST", "path": "/v1/predict", "headers": []}, receive, send)
 
     async def upload_together() -> None:
+        routes = [Route("/v1/predict", PlainTextResponse, methods=["POST"])]
         to = Guard(
-            read, routes=[Route("/v1/predict", PlainTextResponse, methods=["POST"])], is_ready=lambda: True, hosts=["*"],
-            key="", max_bytes=2**20, max_held_bytes=2**20, max_in_flight=20, timeout_seconds=20,
+            read, routes=routes, is_ready=lambda: True, hosts=["*"], key="",
+            max_bytes=2**20, max_held_bytes=2**20, max_in_flight=20, timeout_seconds=20,
         )  # fmt: skip
         await asyncio.gather(*(upload(to, number) for number in range(12)))
 
