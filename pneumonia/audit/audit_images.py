@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
-from pneumonia.audit.issues import find_near_duplicates, score_labels, score_outliers
+from pneumonia.audit.issues import examine_features, score_labels
 from pneumonia.audit.page import write_page
 from pneumonia.augment.build import read_split
 from pneumonia.core.dataset import Pixels
@@ -109,8 +109,8 @@ def _find_issues(records: pd.DataFrame, predicted: pd.DataFrame, images: Pixels,
     keras.utils.set_random_seed(params.train.seed)  # random weights are those of the pipeline
     cache = ActivationCache(params.compute, params.cache)
     features = cache.read(cut_model(build_model(params.model)).frozen, images)[:]
-    outliers = pd.concat([named, score_outliers(labels, features)], axis=1).sort_values("score", kind="stable")
-    pairs = find_near_duplicates(labels, features)
+    typical, pairs = examine_features(labels, features)
+    outliers = pd.concat([named, typical], axis=1).sort_values("score", kind="stable")
     first = named.iloc[pairs["first"]].reset_index(drop=True)
     second = named.iloc[pairs["second"]].reset_index(drop=True).add_prefix("other_")
     return Audit(doubtful, pd.concat([first, second, pairs["distance"]], axis=1), outliers)

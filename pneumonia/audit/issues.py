@@ -29,19 +29,30 @@ def score_labels(labels: npt.NDArray[Any], probabilities: Floats) -> pd.DataFram
     return pd.DataFrame({"score": found["label_score"].to_numpy(), "doubtful": found["is_label_issue"].to_numpy()})
 
 
-def score_outliers(labels: npt.NDArray[Any], features: Floats) -> pd.DataFrame:
-    """Return how typical the features of each image are: columns score, 0 to 1, low where it is odd; and outlier."""
-    found = _examine(labels, features, "outlier").get_issues("outlier")
+def examine_features(labels: npt.NDArray[Any], features: Floats) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Find outliers and near duplicates among images, by one graph of their nearest neighbours.
+
+    Args:
+        labels: 0 or 1, (n,).
+        features: pooled activations, (n, c).
+
+    Returns:
+        How typical each image is: columns score, 0 to 1, low where it is odd; and outlier. And pairs whose features
+        nearly agree, their distance far below that of other neighbours: columns first, second (row numbers,
+        first < second) and distance (cosine, 0 to 2), nearest first.
+    """
+    lab = _make_lab(labels)
+    lab.find_issues(features=features, issue_types={"outlier": {}, "near_duplicate": {}})
+    return _list_outliers(lab), _list_pairs(lab, features)
+
+
+def _list_outliers(lab: Any) -> pd.DataFrame:
+    found = lab.get_issues("outlier")
     return pd.DataFrame({"score": found["outlier_score"].to_numpy(), "outlier": found["is_outlier_issue"].to_numpy()})
 
 
-def find_near_duplicates(labels: npt.NDArray[Any], features: Floats) -> pd.DataFrame:
-    """Return pairs of images whose features nearly agree: their distance is far below that of other neighbours.
-
-    Returns:
-        Columns first, second (row numbers, first < second) and distance (cosine, 0 to 2), nearest first.
-    """
-    sets = _examine(labels, features, "near_duplicate").get_info("near_duplicate")["near_duplicate_sets"]
+def _list_pairs(lab: Any, features: Floats) -> pd.DataFrame:
+    sets = lab.get_info("near_duplicate")["near_duplicate_sets"]
     pairs = sorted(
         {(min(row, int(other)), max(row, int(other))) for row, others in enumerate(sets) for other in others}
     )
@@ -50,12 +61,6 @@ def find_near_duplicates(labels: npt.NDArray[Any], features: Floats) -> pd.DataF
     distances = 1 - (unit[first] * unit[second]).sum(axis=1)
     table = pd.DataFrame({"first": first, "second": second, "distance": distances})
     return table.sort_values("distance", kind="stable", ignore_index=True)
-
-
-def _examine(labels: npt.NDArray[Any], features: Floats, issue: str) -> Any:
-    lab = _make_lab(labels)
-    lab.find_issues(features=features, issue_types={issue: {}})
-    return lab
 
 
 def _make_lab(labels: npt.NDArray[Any]) -> Any:

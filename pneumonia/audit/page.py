@@ -48,12 +48,11 @@ def write_page(
     strange = odd.head(shown).to_dict("records")
     for row in strange:
         row["picture"] = _encode(images[rows[row["image"]]])
-    crossing = pairs[(pairs["patient"] != pairs["other_patient"]) | (pairs["split"] != pairs["other_split"])]
     render("audit.html", path, {
         "params": params, "classes": CLASSES, "images": len(records), "judged": len(labels), "worst": worst,
         "doubtful": len(doubtful), "by_label": doubtful["label"].value_counts().to_dict(), "twins": twins,
         "pairs": len(pairs), "across_patients": int((pairs["patient"] != pairs["other_patient"]).sum()),
-        "across_splits": int((pairs["split"] != pairs["other_split"]).sum()), "crossing": len(crossing),
+        "across_splits": int((pairs["split"] != pairs["other_split"]).sum()),
         "strange": strange, "odd": len(odd), "explained": model if any(heatmaps) else None,
     }, "pneumonia.audit")  # fmt: skip
 

@@ -113,9 +113,8 @@ def _run(
         for seed in range(params.train.seed, params.train.seed + seeds):
             for number, fold in enumerate(folds, start=1):
                 parts = {part: np.flatnonzero(fold["split"] == part) for part in ("train", "val", "test")}
-                logits = fit_head(features, kinds, parts["train"], parts["val"], params, seed)
-                held_out = parts["test"]
-                probabilities = softmax(logits[held_out], axis=1)
+                head, held_out = fit_head(features, kinds, parts["train"], parts["val"], params, seed), parts["test"]
+                probabilities = softmax(np.asarray(head(features[held_out], training=False)), axis=1)
                 table = shown.iloc[held_out].assign(**dict(zip(PROBABILITIES, probabilities.T, strict=True)))
                 yield table.assign(fold=number, seed=seed)
                 progress.update()
@@ -135,8 +134,8 @@ class _Shuffled(Batches):
 
 def fit_head(
     features: Floats, kinds: npt.NDArray[Any], train: npt.NDArray[Any], val: npt.NDArray[Any], params: Params, seed: int
-) -> npt.NDArray[np.float32]:
-    """Train a head on some rows of pooled activations (n, c) and return the logits of all, (n, kinds)."""
+) -> keras.Model:
+    """Train a head, from pooled activations (n, c) to logits (n, kinds), on some rows of them."""
     make_deterministic(seed)
     head = keras.Sequential([layers.Dropout(params.model.dropout), layers.Dense(len(KINDS))])
     steps, rate = -(-len(train) // params.train.batch_size), params.train.learning_rate
@@ -150,7 +149,7 @@ def fit_head(
         batches, epochs=params.train.epochs, validation_data=Batches(features[val], kinds[val], 1024), shuffle=False,
         class_weight=dict(enumerate(weights)), callbacks=[best], verbose=0,  # pyright: ignore[reportArgumentType]
     )  # fmt: skip
-    return np.asarray(head(features, training=False))
+    return head
 
 
 def measure_kinds(predictions: pd.DataFrame, patients: "pd.Series[str]", params: EvaluateParams) -> pd.DataFrame:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from pneumonia.audit.issues import find_near_duplicates, score_labels, score_outliers
+from pneumonia.audit.issues import examine_features, score_labels
 
 RNG = np.random.default_rng(0)
 LABELS = RNG.permutation(np.repeat([0, 1], [300, 700]))
@@ -32,19 +32,19 @@ def test_the_score_is_the_probability_of_the_given_label() -> None:
 def test_near_duplicates_are_pairs_with_their_distance_nearest_first() -> None:
     copied = FEATURES.copy()
     copied[7], copied[500] = copied[3] * 1.001 + 1e-3, copied[499] + 0.05
-    pairs = find_near_duplicates(LABELS, copied)
+    _, pairs = examine_features(LABELS, copied)
     assert pairs[["first", "second"]].to_numpy().tolist() == [[3, 7], [499, 500]]
     cosine = copied[499] @ copied[500] / np.linalg.norm(copied[499]) / np.linalg.norm(copied[500])
     assert pairs["distance"][1] == pytest.approx(1 - cosine)
 
 
 def test_without_near_duplicates_there_is_no_pair() -> None:
-    assert find_near_duplicates(LABELS, FEATURES).empty
+    assert examine_features(LABELS, FEATURES)[1].empty
 
 
 def test_an_image_unlike_all_others_is_an_outlier() -> None:
     odd = FEATURES.copy()
     odd[42] = -30 * np.sign(RNG.normal(size=40))
-    found = score_outliers(LABELS, odd)
+    found, _ = examine_features(LABELS, odd)
     assert found["score"].idxmin() == 42
     assert found["outlier"][42]
