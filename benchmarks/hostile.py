@@ -26,7 +26,7 @@ from benchmarks.servers import HOST, connecting, encode_upload, find_port, read_
 from benchmarks.serving import SERVE, list_family, measure_memory
 from pneumonia.sources.phantom import draw_chest, expose
 
-HONEST, HOSTILE, SECONDS = 4, 60, 8.0  # clients, and how long they send; 64 requests may be in progress
+HONEST, HOSTILE, SECONDS = 4, 28, 8.0  # clients, and how long they send; 32 requests may be in progress
 MEMORY, PATIENCE = 1.5, 2.0  # GB and seconds that no form may exceed
 PIECE = 2**18  # bytes that a client writes at once
 CANCELLED, PROBED = 5, 500  # every how many requests one is cancelled, and memory is noted

@@ -39,7 +39,7 @@ class Settings(BaseSettings):
     reload_seconds: Annotated[float, Field(ge=0.1, le=86400)] = 30
     max_upload_mb: Annotated[int, Field(ge=1, le=1024)] = 32
     max_files: Annotated[int, Field(ge=1, le=64)] = 16
-    max_in_flight: Annotated[int, Field(ge=1, le=1024)] = 64
+    max_in_flight: Annotated[int, Field(ge=1, le=1024)] = 32
     max_held_mb: Annotated[int, Field(ge=1, le=65536)] = 48
     timeout_seconds: Annotated[float, Field(ge=0.1, le=3600)] = 30
     api_key: Secret[Annotated[str, Field(pattern=r"^[!-~]*$", max_length=256)]] = Secret("")
