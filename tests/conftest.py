@@ -9,6 +9,8 @@ import pytest
 from filelock import FileLock
 from projects import LEADING, REAL_DATA, copy_project, run
 
+from pneumonia.core.runtime import has_bfloat16
+
 # A shell that starts the tests in the background ignores SIGINT, in all that they start too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # Two workers share two cores: threads of each would wait for those of the other.
@@ -35,11 +37,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Order the files by how long they take; with --no-skips leave out what needs real images that are not here."""
+    """Order the files by how long they take; with --no-skips leave out what needs images or a processor not here."""
     items.sort(key=lambda item: SLOWEST.index(item.path.name) if item.path.name in SLOWEST else len(SLOWEST))
-    if config.getoption("--no-skips") and not REAL_DATA.exists():
-        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("real_data")])
-        items[:] = [item for item in items if not item.get_closest_marker("real_data")]
+    absent = {"real_data": not REAL_DATA.exists(), "bfloat16": not has_bfloat16()}
+    if config.getoption("--no-skips"):
+        left_out = [item for item in items if any(absent.get(mark.name) for mark in item.iter_markers())]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -18,7 +18,7 @@ from pneumonia.core.dataset import Pixels
 from pneumonia.core.errors import InputError
 from pneumonia.core.files import project_home, sha256_bytes
 from pneumonia.core.params import CacheParams, ComputeParams
-from pneumonia.core.runtime import map_threads, use_precision
+from pneumonia.core.runtime import keep_memory, map_threads, use_precision
 from pneumonia.models.row_store import RowStore
 
 # Where a Keras configuration names layers.
@@ -84,7 +84,8 @@ class ActivationCache:
     limits: CacheParams
 
     def __post_init__(self) -> None:
-        """Set the precision for this process."""
+        """Set the precision for this process, and keep its memory: what uses a cache computes for long."""
+        keep_memory()
         use_precision(self.compute.precision)
 
     def read(self, frozen: Sequence[keras.Model], images: Pixels) -> Rows:

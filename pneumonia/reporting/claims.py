@@ -92,7 +92,7 @@ def describe_checks(params: Params, leaks: Leaks, copies: int, unknown: int, cor
     )
     return [
         _describe_corrections(corrected["relabelled"], corrected["excluded"]),
-        f"{removed} Near-identical radiographs were not searched for.",
+        f"{removed} {_describe_near_duplicates(params)}",
         _describe_patients(params.data.patients, unknown),
         f"Patients in more than one split: {_count(leaks)}. "
         f"Identical radiographs in more than one split: {leaks['crossing_files']:,}.",
@@ -106,6 +106,12 @@ def _describe_corrections(relabelled: int, excluded: int) -> str:
         f"Reviewers relabelled {relabelled:,} radiographs and excluded {excluded:,} (data/corrections.csv). "
         "If they had seen what a model predicts, figures on these radiographs flatter that model."
     )
+
+
+def _describe_near_duplicates(params: Params) -> str:
+    if params.split.group_near_duplicates and params.split.strategy != "stratified":
+        return "Near duplicates that the audit listed (data/near_duplicates.csv) are in one split."
+    return "Near-identical radiographs were not searched for."
 
 
 def _describe_patients(rule: str, unknown: int) -> str:

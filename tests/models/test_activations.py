@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from keras import layers
 
-from pneumonia.core import runtime as compute
 from pneumonia.core.errors import InputError
 from pneumonia.core.params import CacheParams, ComputeParams, ModelParams
+from pneumonia.core.runtime import has_bfloat16
 from pneumonia.models import activations as activations
 from pneumonia.models import row_store as row_store
 from pneumonia.models.activations import ActivationCache, fingerprint
@@ -442,7 +442,8 @@ def read_in_bfloat16() -> None:
     np.save("coarse.npy", read(cut_model(load_model(Path("model.keras"))).frozen, precision="bfloat16"))
 
 
-@pytest.mark.skipif(not compute._has_bfloat16(), reason="this processor has no bfloat16")
+@pytest.mark.bfloat16
+@pytest.mark.skipif(not has_bfloat16(), reason="this processor has no bfloat16")
 def test_bfloat16_rounds_a_little_coarser_and_is_kept_apart(classifier: keras.Model):
     frozen = cut(classifier, HEAD)
     exact = read(frozen)

@@ -68,6 +68,15 @@ def test_copies_are_said_to_be_removed_where_they_were(source: str, strategy: st
     assert ("in every pixel, were kept" in text) != drop_duplicates
 
 
+@pytest.mark.parametrize(("strategy", "grouped"), [*product(STRATEGIES, (True, False))])
+def test_near_duplicates_are_said_to_be_together_where_the_split_kept_them_so(strategy: str, grouped: bool):
+    params = change("folder", strategy)
+    params = params.model_copy(update={"split": params.split.model_copy(update={"group_near_duplicates": grouped})})
+    text, together = write(params, NO_LEAK), grouped and strategy != "stratified"
+    assert ("near duplicates that the audit listed (data/near_duplicates.csv) are in one split" in text) == together
+    assert ("near-identical radiographs were not searched for" in text) != together
+
+
 @each_run
 @pytest.mark.parametrize("leaks", [NO_LEAK, leak(7, 3), leak(files=3), leak(7)])
 def test_independence_is_claimed_where_nothing_crosses_splits_only(
