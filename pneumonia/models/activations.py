@@ -113,8 +113,9 @@ class ActivationCache:
         return self._read(frozen, Rows(images, np.arange(len(images))), keys, limit)
 
     def _read(self, frozen: Sequence[keras.Model], images: Rows, keys: Sequence[bytes], limit: float) -> Rows:
-        # Another version of TensorFlow may round differently.
-        described = " ".join([tf.__version__, self.compute.precision, *map(fingerprint, frozen)])
+        # Another version of TensorFlow may round differently, and so may another batch size where AVX-512 is missing.
+        compute = self.compute
+        described = " ".join([tf.__version__, compute.precision, str(compute.batch_size), *map(fingerprint, frozen)])
         folder = project_home() / ".cache" / "activations" / sha256_bytes(described.encode())[:32]
         store = RowStore(folder, frozen[-1].output_shape[1:])
         with store.locked():
