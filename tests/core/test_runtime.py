@@ -99,7 +99,7 @@ def has_bfloat16(folder: Path, cpuinfo: str) -> bool:
     return compute.has_bfloat16(path)
 
 
-def test_the_processorhas_bfloat16_when_its_flags_say_so(tmp_path: Path):
+def test_the_processor_has_bfloat16_when_its_flags_say_so(tmp_path: Path):
     assert has_bfloat16(tmp_path, WITH_BFLOAT16)
     assert has_bfloat16(tmp_path, PLAIN.replace("avx512_vnni", "amx_bf16"))
     assert not has_bfloat16(tmp_path, PLAIN)
