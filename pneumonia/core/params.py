@@ -183,7 +183,7 @@ class ComputeParams(Section):
     """How models are run: a matter of time; of results only where bfloat16 rounds coarser."""
 
     precision: Literal["float32", "bfloat16"]
-    batch_size: Annotated[int, Field(ge=2, le=4096, strict=True)]  # an image alone is summed up in another order
+    batch_size: Annotated[int, Field(ge=16, le=4096, strict=True)]  # in smaller ones an image's place changes last bits
     threads: Annotated[int, Field(ge=1, le=1024, strict=True)] | Literal["auto"]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import psutil
 from tqdm.contrib.concurrent import thread_map
 
 from pneumonia.core.errors import InputError
@@ -43,9 +44,20 @@ def keep_memory() -> None:
     TensorFlow allocates each result anew. By default glibc hands large blocks back to the kernel, which clears every
     page of the next one: 12 million page faults in an epoch of fine-tuning (mallopt(3)).
     """
-    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None:
+    if sys.platform != "linux":
+        return
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
         for option, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 2**26)):
-            mallopt(option, value)
+            libc.mallopt(option, value)
+
+
+def is_running(process: int) -> bool:
+    """Return whether a process of this machine runs; one that was killed and not yet reaped does not."""
+    try:
+        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def use_precision(precision: Literal["float32", "bfloat16"]) -> None:

@@ -9,8 +9,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from pneumonia.core.errors import InputError
 from pneumonia.core.names import CLASSES
 from pneumonia.core.params import SplitParams
-from pneumonia.core.tables import count_unknown
-from pneumonia.records.splits import deal_patients, group_patients
+from pneumonia.records.splits import deal_patients, group_patients, require_patients
 
 
 def deal_folds(
@@ -34,12 +33,8 @@ def deal_folds(
     Raises:
         InputError: patients are unknown, or too few of a class for so many folds, or for a validation part.
     """
-    if not each_image and (unknown := count_unknown(records)):
-        raise InputError(
-            f"Whose {unknown:,} of {len(records):,} images are is unknown.",
-            expected="the patient of every image, as folds keep a patient together",
-            remedy="set data.patients (docs/data.md, Patients), to each_image if no patient has two images",
-        )
+    if not each_image:
+        require_patients(records, "a fold keeps a patient together")
     groups = group_patients(records, alike)
     counts = pd.Series(groups).groupby(records["label"].to_numpy()).nunique().reindex(classes, fill_value=0)
     if folds < 2 or counts.min() < folds:

@@ -8,7 +8,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import psutil
 import yaml
 from dvc.lock import LockError, make_lock
 from dvc.rwlock import SCHEMA
@@ -17,6 +16,7 @@ from voluptuous import Invalid
 
 from pneumonia.core.errors import InputError
 from pneumonia.core.files import replacing
+from pneumonia.core.runtime import is_running
 
 LOCK = Path("dvc.lock")
 USED = Path(".dvc/tmp/rwlock")  # which process uses which file
@@ -71,16 +71,9 @@ def _check_lock(content: bytes) -> None:
 def _check_used(content: bytes) -> None:
     used: Any = SCHEMA(json.loads(content))
     users = [*used["write"].values(), *chain(*used["read"].values())]
-    if users and not any(_is_running(user["pid"]) for user in users):
-        raise ValueError
-
-
-def _is_running(pid: int) -> bool:
     # DVC takes a killed process for a running one until somebody reaps it, which in some containers nobody does.
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+    if users and not any(is_running(user["pid"]) for user in users):
+        raise ValueError
 
 
 def _is_whole(path: Path, check: Check) -> bool:

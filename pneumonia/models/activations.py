@@ -70,7 +70,7 @@ def _number_layers(config: Any, numbers: dict[str, int], fresh: Iterator[int], n
 
 @dataclass(frozen=True)
 class ActivationCache:
-    """Activations in .cache/activations, keyed by the frozen model, the precision and the pixels of the image.
+    """Activations in .cache/activations, keyed by frozen model, precision, batch size and the image's pixels.
 
     Every stage and experiment of a project shares it. Two processes that need the same activations compute them once;
     an interrupted computation resumes.

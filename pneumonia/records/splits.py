@@ -37,7 +37,8 @@ def assign_splits(
             class.
     """
     if params.strategy != "stratified" and not each_image:
-        _refuse_unknown(records, params.strategy)
+        reason = f"split.strategy={params.strategy} keeps a patient within one split"
+        require_patients(records, reason, "; or set split.strategy to stratified, whose figures flatter")
     assign = {"patient": _by_patient, "stratified": _by_image, "original": _by_folder}[params.strategy]
     table = records.assign(split=assign(records, params, alike))
     table = table[table["split"] != ""].reset_index(drop=True)
@@ -73,14 +74,15 @@ def group_patients(records: pd.DataFrame, alike: pd.DataFrame | None = None) -> 
     return connected_components(graph, directed=False)[1][patients]
 
 
-def _refuse_unknown(records: pd.DataFrame, strategy: str) -> None:
+def require_patients(records: pd.DataFrame, reason: str, otherwise: str = "") -> None:
+    """Raise InputError if the patient of an image is unknown; name why it counts, and what else the user can do."""
     if unknown := count_unknown(records):
         examples = ", ".join(records.loc[records["patient_id"].eq(""), "path"].head(EXAMPLES))
         raise InputError(
             f"Whose {unknown:,} of {len(records):,} images are is unknown, such as {examples}.",
-            expected=f"the patient of every image, as split.strategy={strategy} keeps a patient within one split",
+            expected=f"the patient of every image, as {reason}",
             remedy="set data.patients to a table, a pattern of names, folder or dicom (docs/data.md, Patients), or to "
-            "each_image if no patient has two images; or set split.strategy to stratified, whose figures flatter",
+            f"each_image if no patient has two images{otherwise}",
         )
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from uuid import uuid4
 
 import mlflow
-import psutil
 from mlflow.entities.model_registry import RegisteredModel
 from mlflow.exceptions import MlflowException
 
 from pneumonia.core.errors import InputError
 from pneumonia.core.files import sha256_bytes
+from pneumonia.core.runtime import is_running
 from pneumonia.registry.audit import stamp
 from pneumonia.registry.versions import MODEL_NAME, find_model
 from pneumonia.tracking.connection import connect
@@ -92,12 +92,7 @@ def _find_machine() -> str:
 def _is_gone(ticket: str) -> bool:
     """Tell whether the holder ran on this machine and has ended; of others only time can tell."""
     found = re.search(r", process (\d+) of (\w+), \w+$", ticket)
-    if not found or found[2] != _find_machine():
-        return False
-    try:
-        return psutil.Process(int(found[1])).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
+    return bool(found) and found[2] == _find_machine() and not is_running(int(found[1]))
 
 
 def _break(stale: RegisteredModel) -> None:

@@ -70,7 +70,7 @@ def test_models_are_scored_on_test_at_points_chosen_on_validation(
     model: keras.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flip: bool
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    cache = ActivationCache(ComputeParams(precision="float32", batch_size=8, threads="auto"), CacheParams(max_gb=1))
+    cache = ActivationCache(ComputeParams(precision="float32", batch_size=16, threads="auto"), CacheParams(max_gb=1))
     val = Split(TEST.images[:20], LABELS[:20], PATHS[:20], np.zeros(20, bool))
     params = PARAMS.model_copy(update={"flip": flip})
     shuffled = RECORDS.sample(frac=1, random_state=1)

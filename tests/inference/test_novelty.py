@@ -42,7 +42,7 @@ VIEWS = AugmentParams(
     zoom=(0.95, 1.05), shift=0.02, warp=0, crop=1, lighting_probability=1, brightness=(0.85, 1.15),
     contrast=(0.85, 1.15), seed=0,
 )  # fmt: skip
-CACHE = ActivationCache(ComputeParams(precision="float32", batch_size=4, threads="auto"), CacheParams(max_gb=1))
+CACHE = ActivationCache(ComputeParams(precision="float32", batch_size=16, threads="auto"), CacheParams(max_gb=1))
 
 
 def build(backbone: str, size: int = 64, head: str = "sigmoid", weights: str = "none") -> keras.Model:

@@ -23,7 +23,7 @@ from pneumonia.models.classifier import build_model, load_model, save_model
 from pneumonia.models.cut import freeze_below
 from pneumonia.sources.phantom import draw_phantoms
 
-CACHE = ActivationCache(ComputeParams(precision="float32", batch_size=8, threads="auto"), CacheParams(max_gb=1))
+CACHE = ActivationCache(ComputeParams(precision="float32", batch_size=16, threads="auto"), CacheParams(max_gb=1))
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from pneumonia.models.cut import freeze_below
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 32, 32), dtype=np.uint8)
 MIRRORED = IMAGES[..., ::-1]
-CACHE = ActivationCache(ComputeParams(precision="float32", batch_size=4, threads="auto"), CacheParams(max_gb=1))
+CACHE = ActivationCache(ComputeParams(precision="float32", batch_size=16, threads="auto"), CacheParams(max_gb=1))
 each_cache = pytest.mark.parametrize("cache", [None, CACHE], ids=["uncached", "cached"])
 
 

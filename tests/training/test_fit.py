@@ -31,7 +31,7 @@ PARAMS = FinetuneParams(
     monitor="val_loss", patience=None, label_smoothing=0.0, ema_momentum=None, seed=1,
     from_layer="not read here", batch_norm="frozen",
 )  # fmt: skip
-CACHE = ActivationCache(ComputeParams(precision="float32", batch_size=4, threads="auto"), CacheParams(max_gb=1))
+CACHE = ActivationCache(ComputeParams(precision="float32", batch_size=16, threads="auto"), CacheParams(max_gb=1))
 HEAD, FINETUNE, EVERYTHING = None, 7, 0  # first trainable layer of the backbone: none, conv3, all
 VIEWS, ONE_CYCLE = 3, "one_cycle"
 AVERAGED: dict[str, Any] = {"batch_norm": "train", "ema_momentum": 0.8}
