@@ -16,7 +16,7 @@ from pneumonia.core.params import Gates
 from pneumonia.registry.audit import find_promoter, read_trail
 from pneumonia.registry.checks import Check, check_all, tabulate
 from pneumonia.registry.evidence import find_evidence
-from pneumonia.registry.lock import PromotionRefusedError
+from pneumonia.registry.lock import PromotionRefusedError, sweep_locks
 from pneumonia.registry.package import Package, register_package
 from pneumonia.registry.promotion import promote
 from pneumonia.registry.versions import MODEL_NAME, find_alias, list_versions, read_json
@@ -80,6 +80,7 @@ def consider(version: ModelVersion, gates: Gates) -> tuple[str, list[Check]]:
         InputError: the predictions of a version cannot be read.
     """
     connect()
+    sweep_locks(find_promoter())
     champion, trail = find_alias("champion"), read_trail()
     if champion and champion.version == version.version:
         return f"everything is up to date, version {version.version} is the champion", read_checks(version)

@@ -64,6 +64,13 @@ def hold_lock(by: str) -> Iterator[Callable[[], None]]:
         _release(ticket)
 
 
+def sweep_locks(by: str) -> None:
+    """Delete what killed promotions and registrations left, for a run that finds nothing to promote or register."""
+    if any(map(_is_stale, mlflow.MlflowClient().search_registered_models(f"name LIKE '{LOCK}%'"))):
+        with suppress(PromotionRefusedError), hold_lock(by):
+            pass
+
+
 def _take(ticket: str) -> bool:
     try:
         mlflow.MlflowClient().create_registered_model(LOCK, description=ticket)
@@ -73,8 +80,7 @@ def _take(ticket: str) -> bool:
         if error.error_code not in ("RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"):
             raise
     held = find_model(LOCK)
-    age = time.time() - held.creation_timestamp / 1000 if held else 0  # pyright: ignore[reportOptionalOperand]
-    if held and (age > STALE or _is_gone(held.description or "")):
+    if held and _is_stale(held):
         _break(held)
     # It is our own if the answer to a first attempt was lost and MLflow tried again.
     return held is not None and held.description == ticket
@@ -89,9 +95,11 @@ def _find_machine() -> str:
         return ""
 
 
-def _is_gone(ticket: str) -> bool:
+def _is_stale(held: RegisteredModel) -> bool:
     """Tell whether the holder ran on this machine and has ended; of others only time can tell."""
-    found = re.search(r", process (\d+) of (\w+), \w+$", ticket)
+    if time.time() - held.creation_timestamp / 1000 > STALE:  # pyright: ignore[reportOptionalOperand]
+        return True
+    found = re.search(r", process (\d+) of (\w+), \w+$", held.description or "")
     return bool(found) and found[2] == _find_machine() and not is_running(int(found[1]))
 
 

@@ -159,6 +159,20 @@ def test_a_killed_promotion_took_place_or_did_not_and_delays_no_other_on_its_mac
     assert rollback("worse", "Ada")["version"] == champion
 
 
+def test_a_run_with_nothing_to_promote_deletes_what_a_promotion_left_that_was_killed_at_its_end(store: Path):
+    crown("1")
+    killed = FORKED.Process(target=die, args=(store.parent.parent, "delete_registered_model"))
+    killed.start()
+    killed.join()
+    mlflow.MlflowClient().rename_registered_model(LOCK, f"{LOCK}.broken-1")  # by another one, killed too
+    take_lock("Eve on host since today, process 1 of elsewhere, 12345678")
+    lock.sweep_locks("Ada")
+    assert list_left() == [LOCK, f"{LOCK}.broken-1"]
+    age_lock(store)
+    lock.sweep_locks("Ada")
+    assert list_left() == []
+
+
 def interrupt(call: str, act: Callable[[], Any], monkeypatch: pytest.MonkeyPatch, *, after: bool) -> None:
     """Do something once, before or after a call of MLflow's client."""
     real = getattr(mlflow.MlflowClient, call)
