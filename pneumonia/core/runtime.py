@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import psutil
 from tqdm.contrib.concurrent import thread_map
 
 from pneumonia.core.errors import InputError
@@ -50,14 +49,6 @@ def keep_memory() -> None:
     if hasattr(libc, "mallopt"):
         for option, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 2**26)):
             libc.mallopt(option, value)
-
-
-def is_running(process: int) -> bool:
-    """Return whether a process of this machine runs; one that was killed and not yet reaped does not."""
-    try:
-        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def use_precision(precision: Literal["float32", "bfloat16"]) -> None:

@@ -104,3 +104,11 @@ def _list_starters() -> list[psutil.Process]:
         if not {"DVC_STAGE", "MAKELEVEL"} & process.environ().keys():
             break
     return starters
+
+
+def is_running(process: int) -> bool:
+    """Return whether a process of this machine runs; one that was killed and not yet reaped does not."""
+    try:
+        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

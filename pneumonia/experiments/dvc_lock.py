@@ -16,7 +16,7 @@ from voluptuous import Invalid
 
 from pneumonia.core.errors import InputError
 from pneumonia.core.files import replacing
-from pneumonia.core.runtime import is_running
+from pneumonia.core.stage import is_running
 
 LOCK = Path("dvc.lock")
 USED = Path(".dvc/tmp/rwlock")  # which process uses which file

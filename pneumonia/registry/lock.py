@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 
 from pneumonia.core.errors import InputError
 from pneumonia.core.files import sha256_bytes
-from pneumonia.core.runtime import is_running
+from pneumonia.core.stage import is_running
 from pneumonia.registry.audit import stamp
 from pneumonia.registry.versions import MODEL_NAME, find_model
 from pneumonia.tracking.connection import connect
