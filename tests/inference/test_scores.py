@@ -13,7 +13,7 @@ from pneumonia.models.activations import ActivationCache
 from pneumonia.models.classifier import build_model
 from pneumonia.models.cut import freeze_below
 
-IMAGES = np.random.default_rng(0).integers(0, 256, (7, 32, 32), dtype=np.uint8)
+IMAGES = np.random.default_rng(0).integers(0, 256, (23, 32, 32), dtype=np.uint8)
 MIRRORED = IMAGES[..., ::-1]
 CACHE = ActivationCache(ComputeParams(precision="float32", batch_size=16, threads="auto"), CacheParams(max_gb=1))
 each_cache = pytest.mark.parametrize("cache", [None, CACHE], ids=["uncached", "cached"])
@@ -39,7 +39,7 @@ def model() -> keras.Model:
 def test_scores_are_the_models_logits_with_dropout_off(model: keras.Model):
     logits = np.asarray(model.predict(IMAGES[..., None], verbose=0)).ravel()  # pyright: ignore[reportArgumentType]
     found = score_images(model, IMAGES)
-    assert (found.shape, found.dtype) == ((7,), np.float64)
+    assert (found.shape, found.dtype) == ((len(IMAGES),), np.float64)
     np.testing.assert_allclose(found, logits, rtol=0, atol=1e-5)
     np.testing.assert_array_equal(score_images(model, IMAGES), found)
 
@@ -52,7 +52,7 @@ def test_the_batch_size_changes_no_score(model: keras.Model, monkeypatch: pytest
 
 
 def test_scores_stand_in_the_order_of_the_images(model: keras.Model):
-    order = np.random.default_rng(1).permutation(7)
+    order = np.random.default_rng(1).permutation(len(IMAGES))
     expected = score_images(model, IMAGES)[order]
     np.testing.assert_allclose(score_images(model, IMAGES[order]), expected, rtol=0, atol=1e-5)
 

@@ -73,7 +73,7 @@ def record_passes(monkeypatch: pytest.MonkeyPatch, seconds: float = 0) -> list[P
 
 
 def open_cache(precision: Any = "float32", batch_size: int = 4, max_gb: float = 1) -> ActivationCache:
-    # Small batches, which the parameters refuse, spare the test a minute.
+    # Small batches, which the parameters refuse, make several of ten images.
     compute = ComputeParams.model_construct(precision=precision, batch_size=batch_size, threads="auto")
     return ActivationCache(compute, CacheParams(max_gb=max_gb))
 

@@ -159,7 +159,10 @@ def test_a_killed_promotion_took_place_or_did_not_and_delays_no_other_on_its_mac
     assert rollback("worse", "Ada")["version"] == champion
 
 
-def test_a_run_with_nothing_to_promote_deletes_what_a_promotion_left_that_was_killed_at_its_end(store: Path):
+def test_a_run_with_nothing_to_promote_deletes_what_a_promotion_left_that_was_killed_at_its_end(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(lock, "WAIT", 0.1)
     crown("1")
     killed = FORKED.Process(target=die, args=(store.parent.parent, "delete_registered_model"))
     killed.start()
