@@ -6,6 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -70,10 +71,10 @@ class Decoders:
         """Digest the pixels of a file as `decode.digest_pixels` does; errors as in `read`."""
         return self._ask(digest_pixels, content)
 
-    def _ask(self, *task: Any) -> Any:
+    def _ask(self, function: Callable[..., Any], content: bytes, *rest: Any) -> Any:
         worker = self._idle.get()
         try:
-            answer = worker.ask(task)
+            answer = worker.ask(function, content, *rest)
         except (EOFError, OSError):
             code, self.replaced = worker.end(grace=1), self.replaced + 1
             if not self._closed:
@@ -110,8 +111,9 @@ class _Worker:
         self.process = subprocess.Popen(command, pass_fds=[other.fileno()], env=environment, stdin=subprocess.DEVNULL)
         other.close()
 
-    def ask(self, task: Any) -> Any:
-        self.pipe.send(task)
+    def ask(self, function: Callable[..., Any], content: bytes, *rest: Any) -> Any:
+        self.pipe.send((function, *rest))
+        self.pipe.send_bytes(content)  # by itself, as to pickle it would copy it here and there
         return self.pipe.recv()
 
     def end(self, grace: float = 0) -> int:
@@ -134,13 +136,15 @@ def _work(pipe: Connection, seconds: float, megabytes: int, pixels: float) -> No
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     while True:
         try:
-            function, *arguments = pipe.recv()
+            function, *rest = pipe.recv()
+            content = pipe.recv_bytes()
         except EOFError:  # the parent has ended
             return
         except MemoryError:  # for the file itself; the rest of it is still in the pipe
             sys.exit(errno.ENOMEM)
         signal.setitimer(signal.ITIMER_REAL, seconds)
-        answer = _try(function, *arguments)
+        answer = _try(function, content, *rest)
+        del content  # an idle process holds no file
         signal.setitimer(signal.ITIMER_REAL, 0)
         pipe.send(answer)
 

@@ -78,7 +78,7 @@ def test_an_image_of_more_work_than_a_process_may_begin_is_left_to_another():
 def test_others_are_read_while_a_decoder_hangs_and_by_its_successor():
     with closing(Decoders(2, seconds=0.5)) as decoders, ThreadPoolExecutor(2) as threads:
         decoders.read(FILES["png"], 32)  # both have started
-        hanging = threads.submit(decoders._ask, time.sleep, 60)
+        hanging = threads.submit(decoders._ask, exec, b"import time; time.sleep(60)")
         for _ in range(20):
             decoders.read(FILES["jpeg"], 32)
         assert not hanging.done()
@@ -107,7 +107,7 @@ def test_a_process_that_is_killed_from_outside_is_replaced(decoder: Decoders):
 def test_decoders_that_are_closed_leave_no_process_not_even_a_busy_one():
     with closing(Decoders(1)) as decoders, ThreadPoolExecutor(1) as threads:
         decoders.read(FILES["png"], 32)
-        slow = threads.submit(decoders._ask, time.sleep, 60)
+        slow = threads.submit(decoders._ask, exec, b"import time; time.sleep(60)")
         time.sleep(0.1)
         decoders.close()
         with pytest.raises(ImageRefusedError):

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -56,7 +55,7 @@ def test_large_images_wait_for_each_other_and_nobody_waits_for_them(build: Build
 
     with listening(app) as url, ThreadPoolExecutor(3) as callers:
         lane = app.state.batcher._lanes[1]
-        slow = callers.submit(lane.decoders._ask, time.sleep, 60)
+        slow = callers.submit(lane.decoders._ask, exec, b"import time; time.sleep(60)")
         large = [callers.submit(call, PNG) for _ in range(2)]
         wait_until(lambda: lane.waiting == 2)
         assert (call(PNG), call(small)) == (503, 200)
